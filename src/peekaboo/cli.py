@@ -1,0 +1,226 @@
+"""The command line: thin, no logic of its own. Nothing heavy is imported before it is needed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from peekaboo import __version__
+from peekaboo.errors import PeekabooError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from peekaboo.pipeline import Peekaboo, Run
+    from peekaboo.result import Segmentation
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Segment a picture by description with a text-to-image diffusion model, and no training.",
+)
+
+DONE, SOME_FAILED, WRONG_USAGE = 0, 1, 2
+
+
+class Preset(str, Enum):
+    """The presets of `peekaboo.settings`, as a choice of the command line."""
+
+    default = "default"
+    paper = "paper"
+    draft = "draft"
+
+
+class Dtype(str, Enum):
+    """The precisions a model can be loaded in."""
+
+    auto = "auto"
+    float32 = "float32"
+    float16 = "float16"
+    bfloat16 = "bfloat16"
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"peekaboo {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def segment(
+    images: Annotated[
+        list[str], typer.Argument(metavar="IMAGE...", help="Pictures, folders of pictures, or globs.")
+    ],
+    prompt: Annotated[
+        list[str],
+        typer.Option("--prompt", "-p", help="What to find; repeat it for several in one joint run."),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder for the results.")] = Path(
+        "peekaboo-out"
+    ),
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model", "-m", help="'bundled', a diffusers folder, a .safetensors file, or a Hub id."
+        ),
+    ] = "bundled",
+    preset: Annotated[
+        Preset, typer.Option(help="'paper' is arXiv 2211.13224 to the letter.")
+    ] = Preset.default,
+    seed: Annotated[int, typer.Option(min=0, help="Of every random draw.")] = 0,
+    set_: Annotated[
+        list[str],
+        typer.Option(
+            "--set", metavar="NAME=VALUE", help="Change any setting (see peekaboo.Settings); repeatable."
+        ),
+    ] = [],  # noqa: B006
+    guide: Annotated[
+        Path | None,
+        typer.Option(help="A map (image or .npy, a depth map for one) to guide the blur instead of RGB."),
+    ] = None,
+    device: Annotated[
+        str, typer.Option(help="'auto', 'cpu', 'cuda', 'mps' … auto takes the best there is.")
+    ] = "auto",
+    dtype: Annotated[Dtype, typer.Option(help="Precision of the model; auto fits the device.")] = Dtype.auto,
+    timelapse: Annotated[bool, typer.Option("--timelapse", help="Also write timelapse.webp.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print each image's run record on stdout, one line an image.")
+    ] = False,
+) -> None:
+    """Write OUT/<image>/<prompt>/{alpha,mask,cutout,overlay}.png and OUT/<image>/run.json."""
+    from peekaboo import jobs
+
+    report = Report(quiet)
+    try:
+        settings = jobs.read_settings(preset.value, seed, set_)
+        prompts = jobs.check_prompts(prompt)
+        work = jobs.expand(images, out)
+        jobs.check_writable(out)
+        loaded = report.load(model, device, dtype.value)
+    except PeekabooError as error:
+        report.error(str(error))
+        raise typer.Exit(WRONG_USAGE) from None
+    failed = 0
+    for job in work:
+        try:
+            run = loaded.start(job.image, prompts, preset=settings, guide=guide)
+            frames = jobs.Frames(run) if timelapse else None
+            stopped = report.watch(job.image.name, run, frames)
+            result = run.result()
+            record = jobs.save(job, result, frames)
+        except PeekabooError as error:
+            failed += 1
+            report.error(str(error))
+            if as_json:
+                typer.echo(json.dumps({"image": str(job.image), "error": str(error)}, ensure_ascii=False))
+            continue
+        report.done(job.folder, result, record, stopped)
+        if as_json:
+            typer.echo(json.dumps(record, ensure_ascii=False))
+        if stopped:
+            raise typer.Exit(SOME_FAILED)
+    if failed and len(work) > 1:
+        report.error(f"{failed} of {len(work)} images failed; the others are done.")
+    raise typer.Exit(SOME_FAILED if failed else DONE)
+
+
+class Report:
+    """What the user sees, on stderr: stdout is for --json."""
+
+    def __init__(self, quiet: bool) -> None:
+        from rich.console import Console
+
+        self.quiet = quiet
+        self.console: Console = Console(stderr=True, highlight=False, soft_wrap=True)
+
+    def say(self, text: str) -> None:
+        if not self.quiet:
+            self.console.print(text, markup=False)
+
+    def error(self, text: str) -> None:
+        self.console.print(f"error: {text}", style="red", markup=False)
+
+    def load(self, model: str, device: str, dtype: str) -> Peekaboo:
+        """Load the model and say, loudly, on which device it runs."""
+        with self.console.status("loading the model …") if not self.quiet else _nothing():
+            from peekaboo.pipeline import Peekaboo
+
+            loaded = Peekaboo.from_pretrained(model, device, dtype)
+        d = loaded.denoiser
+        self.say(f"model {d.name} on device {d.device}, {str(d.dtype).removeprefix('torch.')}")
+        return loaded
+
+    def watch(self, name: str, run: Run, frames: Any) -> bool:
+        """Work through a run under a progress bar. True if Ctrl-C stopped it: the masks so far are kept."""
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        for note in run.notes:
+            self.say(f"note: {note}")
+        bar = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("change {task.fields[change]:.4f}"),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=self.quiet,
+            transient=True,
+        )
+        with bar:
+            task = bar.add_task(name, total=None, change=0.0)
+            try:
+                for step in run:
+                    bar.update(task, completed=step.index, total=step.total, change=step.change)
+                    if frames is not None:
+                        frames.add(step)
+            except KeyboardInterrupt:
+                return True
+        return False
+
+    def done(self, folder: Path, result: Segmentation, record: dict[str, Any], stopped: bool) -> None:
+        """One line a prompt: found or not, how large, where."""
+        if stopped:
+            steps = f"{record['steps_done']} of {record['steps_asked']} iterations"
+            self.error(f"stopped after {steps}; the masks so far are kept in {folder}")
+        for row in record["results"]:
+            if row["found"]:
+                self.say(f"{row['prompt']}: {100 * row['area']:.1f} % of the picture, score {row['score']:.2f}")
+            else:
+                self.say(f"not found: {row['prompt']} (score {row['score']:.2f})")
+        self.say(f"{folder}: {record['seconds']:.1f} s on {record['device']}")
+
+
+class _nothing:
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def main() -> None:
+    """The console script. Ctrl-C outside a run ends quietly."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped; nothing was written\n")
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""What the optimisation needs of a diffusion model, and nothing more."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from peekaboo.errors import ModelError
+
+
+@runtime_checkable
+class Denoiser(Protocol):
+    """A frozen latent diffusion model.
+
+    name: for records. native_area: pixels it was trained at. factor: pixels per latent along a side.
+    timesteps: length T of its training schedule; alphas_cumprod: ᾱ_t, (T,) float32.
+    """
+
+    name: str
+    device: torch.device
+    dtype: torch.dtype
+    native_area: int
+    factor: int
+    timesteps: int
+    alphas_cumprod: Tensor
+
+    def encode_prompt(self, prompts: Sequence[str]) -> Tensor:
+        """Embeddings (N, tokens, width) of N prompts; "" is the unconditional one."""
+        ...
+
+    def clipped(self, prompt: str) -> str:
+        """The end of the prompt that does not fit and is not seen by the model; "" if all of it fits."""
+        ...
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Latents (B, C, h, w), scaled as the denoiser expects them, of images (B, 3, H, W) in [0, 1]. Carries a gradient."""
+        ...
+
+    def add_noise(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        r""":math:`z_t = \sqrt{ᾱ_t} z + \sqrt{1-ᾱ_t} ε` for t (B,) int64."""
+        ...
+
+    def predict(self, noisy: Tensor, t: Tensor, embeddings: Tensor) -> Tensor:
+        """The predicted noise ε̂ (B, C, h, w), whatever the network itself predicts. Carries no gradient."""
+        ...
+
+
+def adapt(pipe: Any) -> Denoiser:
+    """The denoiser of a loaded diffusers pipeline. Raises ModelError for a family that has no adapter."""
+    from peekaboo.denoisers.stable_diffusion import StableDiffusion
+
+    if isinstance(pipe, Denoiser):
+        return pipe
+    missing = [part for part in StableDiffusion.PARTS if getattr(pipe, part, None) is None]
+    if missing:
+        raise ModelError(
+            f"{type(pipe).__name__} has no {', '.join(missing)}; pass a loaded text-to-image pipeline of the "
+            "Stable Diffusion 1.x or 2.x family."
+        )
+    return StableDiffusion(pipe)
+
+
+def epsilon_from(output: Tensor, noisy: Tensor, alpha_bar: Tensor, prediction_type: str) -> Tensor:
+    r"""Turn a network's output into the predicted noise ε̂.
+
+    epsilon: the output itself. v_prediction (arXiv 2202.00512): :math:`ε̂ = \sqrt{ᾱ_t} v + \sqrt{1-ᾱ_t} z_t`.
+    sample: :math:`ε̂ = (z_t - \sqrt{ᾱ_t} ẑ) / \sqrt{1-ᾱ_t}`. `alpha_bar` broadcasts, (B, 1, 1, 1).
+    """
+    if prediction_type == "epsilon":
+        return output
+    if prediction_type == "v_prediction":
+        return alpha_bar.sqrt() * output + (1 - alpha_bar).sqrt() * noisy
+    if prediction_type == "sample":
+        return (noisy - alpha_bar.sqrt() * output) / (1 - alpha_bar).sqrt()
+    raise ModelError(
+        f"The model predicts {prediction_type!r}; only epsilon, v_prediction and sample are known."
+    )

@@ -1,0 +1,154 @@
+"""Finding and loading a model: the bundled one, a Hub id, a diffusers folder, or one .safetensors file."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from peekaboo.errors import ModelError
+
+BUNDLED = "bundled"
+PICKLES = frozenset({".ckpt", ".pt", ".pth", ".bin", ".pkl"})
+
+
+def bundled_folder() -> Path:
+    """Where the bundled model lies, in diffusers' own layout."""
+    return Path(__file__).parent.parent / "bundled"
+
+
+def pick_device(device: str | None) -> torch.device:
+    """The named device, or the best one there is. Raises ModelError if it is unknown or absent."""
+    if device in (None, "auto"):
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        chosen = torch.device(str(device))
+        torch.zeros(1, device=chosen)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ModelError(
+            f"The device {device!r} cannot be used here; leave it out, or say cpu, cuda or mps."
+        ) from error
+    return chosen
+
+
+def pick_dtype(dtype: str | None, device: torch.device) -> torch.dtype:
+    """The named precision, or bfloat16 where the GPU has it and float32 elsewhere."""
+    names = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+    if dtype in (None, "auto"):
+        if device.type == "cuda":
+            return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+        return torch.float32
+    if dtype not in names:
+        raise ModelError(f"The dtype {dtype!r} is unknown; say one of auto, {', '.join(names)}.")
+    return names[dtype]
+
+
+def load_pipeline(name: str | Path = BUNDLED, device: str | None = None, dtype: str | None = None) -> Any:
+    """Load a text-to-image pipeline, weights from safetensors only (a pickle can run code when it is opened).
+
+    name: "bundled"; a folder in diffusers' layout; one .safetensors checkpoint; or an id on the Hugging Face Hub.
+    Raises ModelError with what is wrong and what to do.
+    """
+    chosen_device = pick_device(device)
+    chosen_dtype = pick_dtype(dtype, chosen_device)
+    path = bundled_folder() if str(name) == BUNDLED else Path(name).expanduser()
+    with _quiet():
+        if path.is_dir():
+            pipe = _from_folder(path, chosen_dtype)
+        elif path.is_file():
+            pipe = _from_file(path, chosen_dtype)
+        else:
+            pipe = _from_hub(str(name), chosen_dtype)
+        pipe = pipe.to(chosen_device)
+    pipe.set_progress_bar_config(disable=True)
+    if str(name) == BUNDLED:
+        pipe.register_to_config(_name_or_path=BUNDLED)
+    return pipe
+
+
+def _from_folder(path: Path, dtype: torch.dtype) -> Any:
+    from diffusers import DiffusionPipeline
+
+    if not (path / "model_index.json").is_file():
+        raise ModelError(f"{path} is no diffusers model: it has no model_index.json; name the folder that has.")
+    try:
+        return DiffusionPipeline.from_pretrained(
+            path, torch_dtype=dtype, use_safetensors=True, local_files_only=True, safety_checker=None
+        )
+    except Exception as error:  # diffusers raises many kinds for a broken folder
+        pickled = sorted(p.name for p in path.rglob("*") if p.suffix in PICKLES)
+        if pickled and not any(path.rglob("*.safetensors")):
+            raise ModelError(_pickle_reason(path / pickled[0])) from error
+        raise ModelError(f"The model in {path} is incomplete or damaged ({_first_line(error)}).") from error
+
+
+def _from_file(path: Path, dtype: torch.dtype) -> Any:
+    from diffusers import StableDiffusionPipeline
+
+    if path.suffix.lower() in PICKLES:
+        raise ModelError(_pickle_reason(path))
+    if path.suffix.lower() != ".safetensors":
+        raise ModelError(f"{path} is no model: expected a .safetensors file or a diffusers folder.")
+    try:
+        return StableDiffusionPipeline.from_single_file(path, torch_dtype=dtype, safety_checker=None)
+    except Exception as error:
+        raise ModelError(
+            f"{path} cannot be loaded ({_first_line(error)}). A single file needs its model's configuration from the "
+            "Hugging Face Hub once; without network, convert it to a diffusers folder elsewhere and name that."
+        ) from error
+
+
+def _from_hub(name: str, dtype: torch.dtype) -> Any:
+    from diffusers import DiffusionPipeline
+
+    if name.count("/") != 1 or name.startswith((".", "/", "~")) or name.endswith("/"):
+        raise ModelError(
+            f"There is no model {name!r}: expected {BUNDLED!r}, a folder, a .safetensors file or a Hub id like owner/name."
+        )
+    try:
+        return DiffusionPipeline.from_pretrained(name, torch_dtype=dtype, use_safetensors=True, safety_checker=None)
+    except Exception as error:
+        raise ModelError(
+            f"The model {name!r} could not be fetched from the Hugging Face Hub ({_first_line(error)}). Check the name and the "
+            f"network, name a local folder, or leave --model out to use the bundled one."
+        ) from error
+
+
+def _pickle_reason(path: Path) -> str:
+    return (
+        f"{path} is a pickle, which can run any code when it is opened, so it is refused; use the model's .safetensors "
+        "version, or convert it with the safetensors tools on a machine you can spare."
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else type(error).__name__
+    return text if len(text) <= 200 else text[:197] + "..."
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Only errors of diffusers and transformers, and no loading bars, while a model loads; restored afterwards."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    loggers = [diffusers_logging, transformers_logging]
+    levels = [logger.get_verbosity() for logger in loggers]
+    bars = [logger.is_progress_bar_enabled() for logger in loggers]
+    for logger in loggers:
+        logger.set_verbosity(logging.ERROR)
+        logger.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for logger, level, bar in zip(loggers, levels, bars, strict=True):
+            logger.set_verbosity(level)
+            if bar:
+                logger.enable_progress_bar()

@@ -1,0 +1,87 @@
+"""Stable Diffusion 1.x and 2.x, and every model of their shape: a UNet2DConditionModel on the latents of an AutoencoderKL."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from peekaboo.denoisers.base import epsilon_from
+from peekaboo.errors import ModelError
+
+
+class StableDiffusion:
+    """The `Denoiser` of a loaded `StableDiffusionPipeline`.
+
+    All sizes and scales are read from the pipeline's own parts; its LoRA weights and textual inversions are used as they are.
+    The networks' parameters never get a gradient.
+    """
+
+    PARTS = ("vae", "unet", "text_encoder", "tokenizer", "scheduler")
+
+    def __init__(self, pipe: Any) -> None:
+        self.pipe, self.vae, self.unet = pipe, pipe.vae, pipe.unet
+        config = pipe.unet.config
+        self.name = str(getattr(pipe, "name_or_path", None) or type(pipe).__name__)
+        latent_channels = pipe.vae.config.latent_channels
+        if config.in_channels != latent_channels:
+            raise ModelError(
+                f"The UNet takes {config.in_channels} channels but the VAE gives {latent_channels}: this is no plain "
+                "text-to-image model (an inpainting or editing one?); use the base model it was made from."
+            )
+        if config.addition_embed_type not in (None, "text"):
+            raise ModelError(
+                f"The UNet needs extra conditioning ({config.addition_embed_type!r}, as SDXL does), which has no adapter yet; "
+                "use a model of the Stable Diffusion 1.x or 2.x family."
+            )
+        alphas_cumprod = getattr(pipe.scheduler, "alphas_cumprod", None)
+        if alphas_cumprod is None:
+            raise ModelError(
+                f"{type(pipe.scheduler).__name__} has no alphas_cumprod (flow matching?); use a diffusion scheduler."
+            )
+        for part in (pipe.vae, pipe.unet, pipe.text_encoder):
+            part.requires_grad_(False)
+            part.eval()
+        self.device, self.dtype = pipe.unet.device, pipe.unet.dtype
+        self.alphas_cumprod = alphas_cumprod.to(self.device, torch.float32)
+        self.timesteps = len(alphas_cumprod)
+        self.prediction_type = str(pipe.scheduler.config.get("prediction_type", "epsilon"))
+        self.factor = 2 ** (len(pipe.vae.config.block_out_channels) - 1)
+        sides = config.sample_size if isinstance(config.sample_size, (tuple, list)) else [config.sample_size] * 2
+        self.native_area = math.prod(sides) * self.factor**2
+
+    @torch.no_grad()
+    def encode_prompt(self, prompts: Sequence[str]) -> Tensor:
+        """See `Denoiser`. The pipeline's own encoding, so that whatever was loaded into it counts."""
+        embeddings, _ = self.pipe.encode_prompt(
+            list(prompts), self.device, num_images_per_prompt=1, do_classifier_free_guidance=False
+        )
+        return embeddings.to(self.dtype)
+
+    def clipped(self, prompt: str) -> str:
+        """See `Denoiser`."""
+        tokenizer = self.pipe.tokenizer
+        ids = tokenizer(prompt, add_special_tokens=False, verbose=False)["input_ids"]
+        room = tokenizer.model_max_length - tokenizer.num_special_tokens_to_add()
+        return str(tokenizer.decode(ids[room:])) if len(ids) > room else ""
+
+    def encode(self, images: Tensor) -> Tensor:
+        """See `Denoiser`. The mean of the posterior: its spread is far below the noise that is added next."""
+        config = self.vae.config
+        latents = self.vae.encode((2 * images - 1).to(self.vae.dtype)).latent_dist.mode()
+        shift = getattr(config, "shift_factor", None) or 0.0
+        return ((latents - shift) * config.scaling_factor).float()
+
+    def add_noise(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """See `Denoiser`."""
+        alpha_bar = self.alphas_cumprod[t].view(-1, 1, 1, 1)
+        return alpha_bar.sqrt() * latents + (1 - alpha_bar).sqrt() * noise
+
+    @torch.no_grad()
+    def predict(self, noisy: Tensor, t: Tensor, embeddings: Tensor) -> Tensor:
+        """See `Denoiser`."""
+        output = self.unet(noisy.to(self.dtype), t, embeddings).sample.float()
+        return epsilon_from(output, noisy, self.alphas_cumprod[t].view(-1, 1, 1, 1), self.prediction_type)

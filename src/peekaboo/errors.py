@@ -1,0 +1,35 @@
+"""Errors a user can cause. Each message says what was got, what was expected and what to do."""
+
+from __future__ import annotations
+
+
+class PeekabooError(Exception):
+    """The family of all errors that a user's input can cause; its text is one clear sentence."""
+
+
+class ImageError(PeekabooError):
+    """A picture that cannot be read, or should not be."""
+
+
+class PromptError(PeekabooError):
+    """A prompt that says nothing."""
+
+
+class ModelError(PeekabooError):
+    """A model that cannot be found, loaded or used."""
+
+
+class SettingsError(PeekabooError):
+    """A setting out of its range."""
+
+
+class OutputError(PeekabooError):
+    """A result that cannot be written."""
+
+
+class NumericalError(PeekabooError):
+    """The optimisation produced values that are not numbers."""
+
+
+class MissingExtraError(PeekabooError):
+    """An optional package is needed; the message says how to install it."""

@@ -1,0 +1,91 @@
+"""Writing results whole: every file is written beside its place and renamed into it, so nothing is ever half-written."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import re
+import unicodedata
+import uuid
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from peekaboo.errors import OutputError
+
+
+def slug(text: str, limit: int = 60) -> str:
+    """A file name made of the text's letters and digits, in any script, lower case, joined by "-"; "prompt" if it has none."""
+    normal = unicodedata.normalize("NFKC", text).lower()
+    parts = re.findall(r"[^\W_]+", normal)
+    name = "-".join(parts)
+    while len(name.encode()) > limit:
+        name = name[:-1]
+    return name.strip("-") or "prompt"
+
+
+def distinct(names: Iterable[str]) -> list[str]:
+    """The names, with -2, -3 … appended to those that came before (letter case does not count: some disks ignore it)."""
+    taken: set[str] = set()
+    result = []
+    for name in names:
+        candidate, count = name, 1
+        while candidate.lower() in taken:
+            count += 1
+            candidate = f"{name}-{count}"
+        taken.add(candidate.lower())
+        result.append(candidate)
+    return result
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all. Raises OutputError with the reason."""
+    partial = path.with_name(f".{uuid.uuid4().hex[:8]}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(data)
+        os.replace(partial, path)
+    except OSError as error:
+        raise OutputError(_reason(path, error)) from error
+    finally:
+        try:
+            partial.unlink(missing_ok=True)
+        except OSError:
+            pass
+
+
+def _reason(path: Path, error: OSError) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{path} could not be written: the disk is full; free some space or choose another --out."
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"{path} could not be written: permission denied; choose another --out."
+    if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
+        return f"{path} could not be written: a file or folder of that name is in the way; choose another --out."
+    return f"{path} could not be written ({error.strerror or error}); choose another --out."
+
+
+def write_image(path: Path, image: Image.Image, **options: Any) -> None:
+    """Write an image in the format of the path's suffix, whole or not at all."""
+    buffer = io.BytesIO()
+    image.save(buffer, Image.registered_extensions()[path.suffix], **options)
+    write_bytes(path, buffer.getvalue())
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write JSON, indented, whole or not at all."""
+    write_bytes(path, (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def check_writable(folder: Path) -> None:
+    """Make the folder and try to write there, before any work is done. Raises OutputError."""
+    probe = folder / f".{uuid.uuid4().hex[:8]}.probe"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise OutputError(_reason(folder, error)) from error

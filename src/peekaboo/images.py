@@ -1,0 +1,189 @@
+"""Reading pictures of any kind into one form, and resizing there and back without cropping or squashing."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from peekaboo.errors import ImageError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+MAX_PIXELS = 150_000_000
+"""Larger pictures are refused before their pixels are read (decompression bombs)."""
+MIN_SIDE = 8
+"""Pictures with a shorter side, in pixels, hold nothing to segment."""
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".avif"})
+"""What is taken for a picture when a folder is given."""
+
+ImageLike = Any  # str | Path | PIL.Image.Image | numpy array; spelled out in `read_image`
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture as Peekaboo sees it.
+
+    rgb: HWC uint8 in [0, 255]. opacity: HW uint8, or None where the input had no transparency.
+    notes: what a user should know about how it was read, one sentence each.
+    """
+
+    rgb: NDArray[np.uint8]
+    opacity: NDArray[np.uint8] | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        return self.rgb.shape[0], self.rgb.shape[1]
+
+
+def read_image(image: ImageLike) -> Picture:
+    """Read a picture.
+
+    image: a path; a PIL image of any mode; or an array, HW, HWC with 1, 3 or 4 channels, uint8 in [0, 255] or float in [0, 1].
+    EXIF orientation is applied, an animation gives its first frame, transparent pixels are laid on white.
+
+    Raises ImageError for what is missing, no picture, truncated, under 8 pixels a side or over 150 megapixels.
+    """
+    if isinstance(image, (str, Path)):
+        return _read_file(Path(image))
+    if isinstance(image, Image.Image):
+        return _from_pil(image, "the given image")
+    if isinstance(image, np.ndarray):
+        return _from_array(image)
+    raise ImageError(
+        f"An image must be a path, a PIL image or a NumPy array, but this is a {type(image).__name__}."
+    )
+
+
+def _read_file(path: Path) -> Picture:
+    if not path.exists():
+        raise ImageError(f"There is no file {path}; check the name.")
+    if path.is_dir():
+        raise ImageError(f"{path} is a folder, but one image file was expected.")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as opened:
+                return _from_pil(opened, str(path))
+    except ImageError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise ImageError(
+            f"{path} is larger than the limit of {MAX_PIXELS // 10**6} megapixels; shrink it first."
+        ) from error
+    except UnidentifiedImageError as error:
+        raise ImageError(f"{path} is not an image that Pillow can read; save it as PNG or JPEG.") from error
+    except PermissionError as error:
+        raise ImageError(f"{path} cannot be opened: permission denied.") from error
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise ImageError(f"{path} is damaged or truncated ({error}); get a complete copy.") from error
+
+
+def _check_size(width: int, height: int, name: str) -> None:
+    if width * height > MAX_PIXELS:
+        raise ImageError(
+            f"{name} has {width}×{height} pixels, over the limit of {MAX_PIXELS // 10**6} megapixels; shrink it first."
+        )
+    if min(width, height) < MIN_SIDE:
+        raise ImageError(f"{name} has {width}×{height} pixels; each side must be at least {MIN_SIDE}.")
+
+
+def _from_pil(image: Image.Image, name: str) -> Picture:
+    notes = []
+    _check_size(*image.size, name)
+    if getattr(image, "n_frames", 1) > 1:
+        notes.append(f"{name} is animated with {image.n_frames} frames; the first one is used.")  # type: ignore[attr-defined]
+        image.seek(0)
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith(("I", "F")):
+        image = _to_eight_bits(image)
+    opacity = None
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        alpha = np.array(image.getchannel("A"))
+        if alpha.min() < 255:
+            opacity = alpha
+            notes.append(f"{name} is partly transparent; it is seen on white.")
+            white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+            image = Image.alpha_composite(white, image)
+    return Picture(np.array(image.convert("RGB")), opacity, notes)
+
+
+def _to_eight_bits(image: Image.Image) -> Image.Image:
+    """16-bit and 32-bit grey: the full 16-bit range, or the picture's own range where that does not fit."""
+    values = np.asarray(image, dtype=np.float64)
+    values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
+    low, high = float(values.min()), float(values.max())
+    if image.mode == "F" and 0 <= low and high <= 1:
+        low, high = 0.0, 1.0
+    elif 0 <= low and high <= 65535:
+        low, high = 0.0, 65535.0 if high > 255 else 255.0
+    scaled = (values - low) / max(high - low, 1e-12)
+    return Image.fromarray(np.round(255 * scaled).astype(np.uint8))
+
+
+def _from_array(array: NDArray[Any]) -> Picture:
+    shape = "×".join(map(str, array.shape))
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
+        raise ImageError(
+            f"An image array must be HW or HWC with 1, 3 or 4 channels, but this one is {shape}; "
+            "move the channels to the end."
+        )
+    _check_size(array.shape[1], array.shape[0], f"the array of {shape}")
+    if np.issubdtype(array.dtype, np.floating):
+        if not np.isfinite(array).all():
+            raise ImageError("The image array holds NaN or infinite values; every value must be in [0, 1].")
+        if array.min() < 0 or array.max() > 1:
+            raise ImageError(
+                f"A float image must be in [0, 1], but this one spans [{array.min():.3g}, {array.max():.3g}]; "
+                "divide by 255, or pass uint8."
+            )
+        array = np.round(array * 255).astype(np.uint8)
+    elif array.dtype == np.bool_:
+        array = array.astype(np.uint8) * 255
+    elif array.dtype != np.uint8:
+        raise ImageError(
+            f"An image array must be uint8 or float in [0, 1], but this one is {array.dtype}; convert it first."
+        )
+    array = np.ascontiguousarray(array)
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[..., 0]
+    return _from_pil(Image.fromarray(array), "the given array")
+
+
+def model_size(height: int, width: int, area: int, multiple: int) -> tuple[int, int]:
+    """The (height, width) at which a model sees a picture: about `area` pixels, the picture's aspect, both sides multiples of
+    `multiple`. Of the few candidates around the exact size, the one that distorts the aspect least wins.
+
+    The short side never falls under 4 multiples, so a very long strip gets more than `area` pixels rather than a squeeze.
+    """
+    aspect = width / height
+    low = 4 * multiple
+    exact_h = max(math.sqrt(area / aspect), low, low / aspect)
+    candidates = []
+    for h in range(int(0.9 * exact_h) // multiple, int(1.1 * exact_h) // multiple + 2):
+        side = max(h * multiple, low)
+        other = max(round(side * aspect / multiple) * multiple, low)
+        distortion = abs(math.log(other / side / aspect))
+        drift = abs(math.log(side / exact_h))
+        candidates.append((distortion + 0.25 * drift, side, other))
+    _, best_h, best_w = min(candidates)
+    return best_h, best_w
+
+
+def to_model(rgb: NDArray[np.uint8], size: tuple[int, int]) -> Tensor:
+    """Resize HWC uint8 to a tensor (1, 3, h, w), float32 in [0, 1], with an antialiasing filter."""
+    import torch
+
+    image = Image.fromarray(rgb)
+    reduced = image.resize((size[1], size[0]), Image.Resampling.LANCZOS, reducing_gap=3.0)
+    return torch.from_numpy(np.array(reduced)).permute(2, 0, 1)[None].float() / 255

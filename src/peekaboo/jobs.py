@@ -1,0 +1,111 @@
+"""What a folder of pictures adds to one picture: finding them, naming their results, saving them with the run record."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from peekaboo.errors import ImageError, SettingsError
+from peekaboo.files import check_writable, distinct, write_image
+from peekaboo.images import SUFFIXES
+from peekaboo.optimize import Step
+from peekaboo.pipeline import Run, check_prompts
+from peekaboo.result import Segmentation
+from peekaboo.settings import Settings, preset
+
+__all__ = ["Frames", "Job", "check_prompts", "check_writable", "expand", "read_settings", "save"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A picture to segment, and the folder for its results."""
+
+    image: Path
+    folder: Path
+
+
+def expand(patterns: Sequence[str], out: Path) -> list[Job]:
+    """The jobs of paths, folders (their pictures, sorted, not those of folders inside) and globs.
+
+    Names that clash get a suffix. Raises ImageError where a folder or a glob holds no picture.
+    """
+    paths: list[Path] = []
+    for pattern in patterns:
+        path = Path(pattern).expanduser()
+        if path.is_dir():
+            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+            if not inside:
+                raise ImageError(f"The folder {path} holds no pictures ({', '.join(sorted(SUFFIXES))}).")
+            paths += inside
+        elif not path.exists() and glob.has_magic(pattern):
+            inside = sorted(Path(p) for p in glob.glob(str(path), recursive=True) if not Path(p).is_dir())
+            if not inside:
+                raise ImageError(f"No file matches {pattern}; check the pattern.")
+            paths += inside
+        else:
+            paths.append(path)
+    unique = list(dict.fromkeys(paths))
+    names = distinct(path.stem for path in unique)
+    return [Job(path, out / name) for path, name in zip(unique, names, strict=True)]
+
+
+def read_settings(name: str, seed: int, changes: Sequence[str]) -> Settings:
+    """Settings from a preset and NAME=VALUE texts. Raises SettingsError."""
+    base = preset(name, seed=seed)
+    kinds = {field.name: type(getattr(base, field.name)) for field in fields(base)}
+    parsed: dict[str, Any] = {}
+    for change in changes:
+        key, equals, text = change.partition("=")
+        if not equals:
+            raise SettingsError(f"--set {change!r} has no value; expected NAME=VALUE.")
+        kind = kinds.get(key, str)
+        try:
+            parsed[key] = text.lower() in {"true", "yes", "1"} if kind is bool else kind(text)
+        except ValueError as error:
+            raise SettingsError(
+                f"The setting {key} is {text!r}; expected a value like {getattr(base, key)!r}."
+            ) from error
+    return base.with_changes(**parsed)
+
+
+def save(job: Job, result: Segmentation, frames: Frames | None) -> dict[str, Any]:
+    """Write everything of one picture, and return its run record."""
+    result.record["image"] = str(job.image)
+    if frames is not None:
+        frames.save(job.folder / "timelapse.webp")
+    return result.save(job.folder)
+
+
+class Frames:
+    """The timelapse of a run: the picture on grey through each step's alpha, at the α grid's size, enlarged for the eye."""
+
+    SIDE = 384
+
+    def __init__(self, run: Run) -> None:
+        height, width = run.picture.size
+        ratio = min(1.0, self.SIDE / max(height, width)) if max(height, width) > self.SIDE else 1.0
+        self.size = (max(1, round(height * ratio)), max(1, round(width * ratio)))
+        small = Image.fromarray(run.picture.rgb).resize(self.size[::-1], Image.Resampling.LANCZOS)
+        self.rgb = np.asarray(small, np.float32)
+        self.images: list[Image.Image] = []
+
+    def add(self, step: Step) -> None:
+        """Add a step's frame."""
+        alpha = 1 - torch.prod(1 - step.alpha.detach().float().cpu(), dim=0)  # any of the prompts
+        large = F.interpolate(alpha[None, None], self.size, mode="bilinear", align_corners=False)[0, 0]
+        mixed = large.numpy()[..., None] * (self.rgb - 96) + 96
+        self.images.append(Image.fromarray(mixed.clip(0, 255).astype(np.uint8)))
+
+    def save(self, path: Path) -> None:
+        """Write the animation, whole or not at all; nothing if there was no step."""
+        if self.images:
+            first, *rest = self.images
+            write_image(path, first, save_all=True, append_images=rest, duration=80, loop=0, quality=80)

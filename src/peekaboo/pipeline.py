@@ -1,0 +1,192 @@
+"""The façade: pictures and prompts in, results out."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import peekaboo
+from peekaboo import optimize
+from peekaboo.denoisers import BUNDLED, Denoiser, adapt, load_pipeline
+from peekaboo.errors import PromptError
+from peekaboo.guides import GuideLike, read_guide
+from peekaboo.images import ImageLike, Picture, model_size, read_image, to_model
+from peekaboo.optimize import Scene, Step
+from peekaboo.presence import presence
+from peekaboo.refine import upsample
+from peekaboo.result import Segmentation
+from peekaboo.settings import Settings, preset as make_preset
+
+MAX_PROMPTS = 64
+
+
+class Peekaboo:
+    """Segments pictures by description with one loaded model.
+
+    pipe: a loaded diffusers text-to-image pipeline (its LoRA weights, textual inversions and device are used as they are), or
+    anything that has the `Denoiser` protocol. Raises ModelError for a family without an adapter.
+    """
+
+    def __init__(self, pipe: Any) -> None:
+        self.denoiser: Denoiser = adapt(pipe)
+
+    @classmethod
+    def from_pretrained(
+        cls, name: str | Path = BUNDLED, device: str | None = None, dtype: str | None = None
+    ) -> Peekaboo:
+        """Load a model: "bundled" (no network, no account), a diffusers folder, a .safetensors file, or a Hub id.
+
+        device: "cpu", "cuda", "mps" …, or None for the best there is. dtype: "float32", "float16", "bfloat16", or None to fit
+        the device. Raises ModelError.
+        """
+        return cls(load_pipeline(name, device, dtype))
+
+    def start(
+        self,
+        image: ImageLike,
+        prompts: str | Sequence[str],
+        *,
+        preset: str | Settings = "default",
+        guide: GuideLike | None = None,
+        **settings: Any,
+    ) -> Run:
+        """Prepare a run without doing it: iterate over it to see each `Step`, and ask its `result` at any time.
+
+        The arguments are those of `segment`.
+        """
+        texts = check_prompts(prompts)
+        base = preset if isinstance(preset, Settings) else make_preset(preset)
+        chosen = base.with_changes(**settings)
+        return Run(self.denoiser, read_image(image), texts, chosen, guide)
+
+    def segment(
+        self,
+        image: ImageLike,
+        prompts: str | Sequence[str],
+        *,
+        preset: str | Settings = "default",
+        guide: GuideLike | None = None,
+        on_step: Callable[[Step], None] | None = None,
+        **settings: Any,
+    ) -> Segmentation:
+        """Find what each prompt names in a picture.
+
+        image: path, PIL image or array, HWC uint8 in [0, 255] or float in [0, 1]; any size and aspect, EXIF-oriented.
+        prompts: one, or several for one joint run in which they compete for the pixels.
+        preset: "default", "paper", "draft", or `Settings`. settings: any field of `Settings`, by name.
+        guide: a map, array or file, that guides the blur instead of the picture's colours; a depth map is one.
+        on_step: called after every iteration.
+
+        Returns alphas at the input's own size. Raises PeekabooError: ImageError, PromptError, SettingsError, NumericalError.
+        """
+        run = self.start(image, prompts, preset=preset, guide=guide, **settings)
+        for step in run:
+            if on_step is not None:
+                on_step(step)
+        return run.result()
+
+
+def segment(
+    image: ImageLike, prompts: str | Sequence[str], *, model: str | Path = BUNDLED, **options: Any
+) -> Segmentation:
+    """Load a model, segment one picture, and let go of the model: see `Peekaboo.segment` for the options.
+
+    For more than one picture, make a `Peekaboo` once and use it again.
+    """
+    return Peekaboo.from_pretrained(model).segment(image, prompts, **options)
+
+
+def check_prompts(prompts: str | Sequence[str]) -> list[str]:
+    """The prompts as a list, stripped. Raises PromptError where one says nothing, or there are none or too many."""
+    texts = [prompts] if isinstance(prompts, str) else list(prompts)
+    if not texts:
+        raise PromptError("There is no prompt; say what to find, for example 'a sheep'.")
+    if len(texts) > MAX_PROMPTS:
+        raise PromptError(f"{len(texts)} prompts are too many for one run; the limit is {MAX_PROMPTS}.")
+    for text in texts:
+        if not isinstance(text, str):
+            raise PromptError(f"A prompt must be text, but {text!r} is a {type(text).__name__}.")
+        if not text.strip():
+            raise PromptError("The prompt is empty; say what to find, for example 'a sheep'.")
+    return [" ".join(text.split()) for text in texts]
+
+
+class Run:
+    """One segmentation under way. Iterate to work; stop at any time; `result` gives the masks so far."""
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        picture: Picture,
+        prompts: list[str],
+        settings: Settings,
+        guide: GuideLike | None,
+    ) -> None:
+        self.denoiser, self.picture, self.prompts, self.settings = denoiser, picture, prompts, settings
+        self.notes = [*picture.notes, *clipped_notes(denoiser, prompts)]
+        self.model_size = model_size(*picture.size, denoiser.native_area, denoiser.factor)
+        self.clock = time.perf_counter()
+        self.scene = self._prepare(guide)
+        self.last: Step | None = None
+
+    def _prepare(self, guide: GuideLike | None) -> Scene:
+        image = to_model(self.picture.rgb, self.model_size).to(self.denoiser.device)
+        embeddings = self.denoiser.encode_prompt([*self.prompts, ""])
+        grid = optimize.alpha_grid(self.denoiser, self.model_size)
+        blur_guide: Tensor | None = None
+        if guide is not None:
+            array = torch.from_numpy(read_guide(guide)).permute(2, 0, 1)[None]
+            blur_guide = optimize.to_grid(array, grid).to(self.denoiser.device)
+        elif self.settings.blur == "rgb":
+            blur_guide = optimize.to_grid(image, grid)
+        return Scene(self.denoiser, image, embeddings[:-1], embeddings[-1:], blur_guide)
+
+    def __iter__(self) -> Iterator[Step]:
+        for step in optimize.run(self.scene, self.settings):
+            self.last = step
+            yield step
+
+    def result(self) -> Segmentation:
+        """The masks after the last step that was done, at the picture's own size. Before the first there are none: all zero."""
+        grid = optimize.alpha_grid(self.denoiser, self.model_size)
+        alpha = self.last.alpha if self.last else torch.zeros(len(self.prompts), *grid)
+        cell = optimize.ALPHA_PER_LATENT
+        full = upsample(alpha, self.picture.rgb, cell=cell)
+        score = presence(self.scene, alpha, self.settings)
+        return Segmentation(
+            full, score.cpu().numpy(), self.prompts, self.settings, self.picture, self._record()
+        )
+
+    def _record(self) -> dict[str, Any]:
+        done, total = (self.last.index, self.last.total) if self.last else (0, self.settings.steps)
+        return {
+            "peekaboo": peekaboo.__version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "model": self.denoiser.name,
+            "device": str(self.denoiser.device),
+            "dtype": str(self.denoiser.dtype).removeprefix("torch."),
+            "size": list(self.picture.size),
+            "model_size": list(self.model_size),
+            "steps_done": done,
+            "steps_asked": total,
+            "interrupted": done < total,
+            "seconds": round(time.perf_counter() - self.clock, 3),
+            "notes": self.notes,
+        }
+
+
+def clipped_notes(denoiser: Denoiser, prompts: Sequence[str]) -> list[str]:
+    """A sentence for every prompt whose end the model does not see."""
+    notes = []
+    for prompt in prompts:
+        if rest := denoiser.clipped(prompt):
+            shown = rest if len(rest) <= 80 else rest[:77] + "..."
+            notes.append(f"The prompt is longer than the model reads; this end of it was cut: {shown}")
+    return notes

@@ -1,0 +1,149 @@
+"""What a run gives back: alphas at the input's own size, and everything one makes of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from peekaboo.files import distinct, slug, write_image, write_json
+from peekaboo.images import Picture
+from peekaboo.settings import Settings
+
+COLOURS = ((255, 64, 64), (64, 160, 255), (72, 208, 96), (255, 176, 32), (200, 96, 255), (0, 208, 208))
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """The masks of one picture.
+
+    alpha: (N, H, W) float32 in [0, 1], near 1 where prompt n is. score: (N,) float32 in [0, 1], the model's own evidence
+    that the prompt is in the picture. found: (N,) bool. picture: what was segmented. record: how (device, seconds, model …).
+    """
+
+    alpha: NDArray[np.float32]
+    score: NDArray[np.float32]
+    prompts: list[str]
+    settings: Settings
+    picture: Picture
+    record: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        """(N, H, W) bool: alpha above the threshold."""
+        return self.alpha > self.settings.threshold
+
+    @property
+    def found(self) -> NDArray[np.bool_]:
+        """(N,) bool: the mask has at least one pixel."""
+        return self.mask.any(axis=(1, 2))
+
+    def cutout(self, index: int = 0) -> Image.Image:
+        """The thing alone, RGBA with straight alpha, at the picture's own size; what was transparent stays so."""
+        alpha = self.alpha[index]
+        if self.picture.opacity is not None:
+            alpha = alpha * (self.picture.opacity.astype(np.float32) / 255)
+        return Image.fromarray(np.dstack([self.picture.rgb, _eight_bits(alpha)]))
+
+    def overlay(self) -> Image.Image:
+        """The picture with each mask tinted in its own colour and outlined, the rest greyed, RGB."""
+        rgb = self.picture.rgb
+        grey = rgb.mean(axis=2, keepdims=True)
+        canvas = 0.35 * rgb + 0.65 * (0.5 * grey + 90)
+        for index, mask in enumerate(self.mask):
+            colour = np.array(COLOURS[index % len(COLOURS)], np.float32)
+            canvas[mask] = 0.72 * rgb[mask] + 0.28 * colour
+            canvas[_outline(mask)] = colour
+        return Image.fromarray(np.clip(canvas, 0, 255).astype(np.uint8))
+
+    def to_coco(self, image_id: int = 0, first_id: int = 1) -> dict[str, Any]:
+        """COCO's layout: images, categories (the prompts), and an annotation with uncompressed RLE per found prompt."""
+        height, width = self.picture.size
+        annotations = []
+        for index, mask in enumerate(self.mask):
+            if not mask.any():
+                continue
+            rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+            left, top = int(columns[0]), int(rows[0])
+            annotations.append(
+                {
+                    "id": first_id + len(annotations),
+                    "image_id": image_id,
+                    "category_id": index + 1,
+                    "segmentation": run_lengths(mask),
+                    "area": int(mask.sum()),
+                    "bbox": [left, top, int(columns[-1]) - left + 1, int(rows[-1]) - top + 1],
+                    "iscrowd": 1,  # COCO's mark for RLE
+                    "score": float(self.score[index]),
+                }
+            )
+        categories = [{"id": i + 1, "name": prompt} for i, prompt in enumerate(self.prompts)]
+        images = [{"id": image_id, "width": width, "height": height}]
+        return {"images": images, "categories": categories, "annotations": annotations}
+
+    def save(self, folder: str | Path) -> dict[str, Any]:
+        """Write `FOLDER/<prompt slug>/{alpha,mask,cutout,overlay}.png` and `FOLDER/run.json`, each whole or not at all.
+
+        Returns the run record, as written. Raises OutputError.
+        """
+        folder = Path(folder)
+        results = []
+        overlay = self.overlay()
+        for index, name in enumerate(distinct(slug(prompt) for prompt in self.prompts)):
+            images = {
+                "alpha": Image.fromarray(_eight_bits(self.alpha[index])),
+                "mask": Image.fromarray(_eight_bits(self.mask[index])),
+                "cutout": self.cutout(index),
+                "overlay": overlay if len(self.prompts) == 1 else self._alone(index).overlay(),
+            }
+            for kind, image in images.items():
+                write_image(folder / name / f"{kind}.png", image, compress_level=3)
+            results.append(
+                {
+                    "prompt": self.prompts[index],
+                    "found": bool(self.found[index]),
+                    "score": round(float(self.score[index]), 4),
+                    "area": round(float(self.mask[index].mean()), 6),
+                    "files": {kind: f"{name}/{kind}.png" for kind in images},
+                }
+            )
+        record = {**self.record, "results": results, "settings": self.settings.as_dict()}
+        write_json(folder / "run.json", record)
+        return record
+
+    def _alone(self, index: int) -> Segmentation:
+        one = slice(index, index + 1)
+        return Segmentation(
+            self.alpha[one], self.score[one], self.prompts[one], self.settings, self.picture, self.record
+        )
+
+
+def run_lengths(mask: NDArray[np.bool_]) -> dict[str, Any]:
+    """COCO's uncompressed RLE of an (H, W) mask: run lengths down the columns, starting with zeros."""
+    flat = mask.ravel(order="F")
+    edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    counts = np.diff(np.concatenate([[0], edges, [flat.size]])).tolist()
+    if flat.size and flat[0]:
+        counts = [0, *counts]
+    return {"counts": counts, "size": list(mask.shape)}
+
+
+def _eight_bits(alpha: NDArray[Any]) -> NDArray[np.uint8]:
+    return np.round(np.asarray(alpha, np.float32) * 255).astype(np.uint8)
+
+
+def _outline(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The mask's pixels within a few of its border; wider on larger pictures, so that it stays visible."""
+    reach = max(1, round(min(mask.shape) / 250))
+    inner = np.pad(mask, reach)
+    height, width = mask.shape
+    for axis, length in ((0, height), (1, width)):
+        low = inner.take(range(0, length), axis=axis)
+        high = inner.take(range(2 * reach, 2 * reach + length), axis=axis)
+        both = low & high
+        inner = both
+    return mask & ~inner

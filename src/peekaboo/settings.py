@@ -1,0 +1,130 @@
+"""Every setting of a run, in one frozen dataclass that feeds the API, the command line, and the run record."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from peekaboo.errors import SettingsError
+
+Alpha = Literal["raster", "fourier"]
+Blur = Literal["rgb", "none"]
+Estimator = Literal["sds", "csd"]
+Optimizer = Literal["sgd", "adam"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    r"""How a segmentation is made. The defaults are the preset "default"; see `preset` for the others.
+
+    alpha: what is optimised, "raster" (a logit per pixel) or "fourier" (an MLP on Fourier features).
+    blur: what guides the bilateral blur, "rgb" or "none"; `segment(guide=…)` gives any other map.
+    warm_start: draws of (t, ε) for the forward-only map that alpha starts from; 0 starts from noise, as the paper does.
+    steps: optimisation steps. draws: (t, ε) pairs a step. estimator: "sds", the paper's
+    :math:`w(t)(ε̂-ε)`, or "csd", the classifier score alone :math:`w(t)(ε_p-ε_∅)` (arXiv 2310.19415).
+    complement: weight of the score on the complement (1−α)·x, which must not be the prompt.
+    balance: True shifts every image's alpha gradient so that indifferent pixels stand still; gravity is then not needed.
+    t_min, t_max: timesteps drawn from, as fractions of the training schedule's length.
+    guidance_scale: s in :math:`ε̂ = ε_∅ + s(ε_p - ε_∅)`. Other code writes ε_p + s(ε_p − ε_∅), which is one more at the same s.
+    gravity: λ of the penalty λ·Σα, on an α grid of four pixels per latent side as in the paper.
+    optimizer, learning_rate: "sgd" or "adam", on the logits (see `optimize.learning_rate` for how the paper's is scaled).
+    kernel_size, blur_iterations, sigma_space, sigma_guide: the bilateral blur's.
+    threshold: the mask is alpha above it. compete: several prompts share the pixels (softmax with a "none of them" class).
+    seed: of every random draw. The same seed on the same machine gives the same bytes.
+    """
+
+    preset: str = "default"
+    alpha: Alpha = "raster"
+    blur: Blur = "rgb"
+    warm_start: int = 32
+    steps: int = 12
+    draws: int = 4
+    estimator: Estimator = "csd"
+    complement: float = 0.0
+    balance: bool = True
+    t_min: float = 0.3
+    t_max: float = 0.7
+    guidance_scale: float = 100.0
+    gravity: float = 0.0
+    optimizer: Optimizer = "adam"
+    learning_rate: float = 0.1
+    kernel_size: int = 3
+    blur_iterations: int = 40
+    sigma_space: float = 5.0
+    sigma_guide: float = 0.08
+    threshold: float = 0.5
+    compete: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self._check_types()
+        self._check("steps", self.steps >= 0, "0 or more")
+        self._check("warm_start", self.warm_start >= 0, "0 or more")
+        self._check("steps", self.steps + self.warm_start > 0, "1 or more when warm_start is 0")
+        self._check("draws", self.draws >= 1, "1 or more")
+        self._check("t_min", 0 <= self.t_min < self.t_max <= 1, "at least 0 and below t_max, which is at most 1")
+        self._check("kernel_size", self.kernel_size % 2 == 1 and self.kernel_size > 0, "odd and positive")
+        self._check("blur_iterations", self.blur_iterations >= 0, "0 or more")
+        self._check("sigma_space", self.sigma_space > 0, "above 0")
+        self._check("sigma_guide", self.sigma_guide > 0, "above 0")
+        self._check("learning_rate", self.learning_rate > 0, "above 0")
+        self._check("threshold", 0 < self.threshold < 1, "between 0 and 1")
+        self._check("complement", self.complement >= 0, "0 or more")
+        self._check("seed", 0 <= self.seed < 2**63, "between 0 and 2**63 - 1")
+
+    def _check(self, name: str, holds: bool, expected: str) -> None:
+        if not holds:
+            raise SettingsError(f"The setting {name} is {getattr(self, name)!r}; expected {expected}.")
+
+    def _check_types(self) -> None:
+        for name, kind in get_type_hints(Settings).items():
+            value = getattr(self, name)
+            if get_origin(kind) is Literal:
+                if value not in get_args(kind):
+                    choices = " or ".join(map(repr, get_args(kind)))
+                    raise SettingsError(f"The setting {name} is {value!r}; expected {choices}.")
+            elif kind is float and isinstance(value, int) and not isinstance(value, bool):
+                object.__setattr__(self, name, float(value))
+            elif type(value) is not kind or value != value:
+                raise SettingsError(f"The setting {name} is {value!r}; expected a {kind.__name__}.")
+
+    def with_changes(self, **changes: Any) -> Settings:
+        """A copy with some settings changed. Raises SettingsError for an unknown name or a value out of range."""
+        known = {f.name for f in dataclasses.fields(self)}
+        for name in changes:
+            if name not in known:
+                raise SettingsError(f"There is no setting {name!r}; the settings are {', '.join(sorted(known))}.")
+        return dataclasses.replace(self, **changes)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for the run record."""
+        return dataclasses.asdict(self)
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    # a quick look: the forward-only map alone
+    "draft": {"warm_start": 16, "steps": 0},
+    # arXiv 2211.13224: 200 iterations of SGD from an undecided mask, one (t, noise) each, gravity
+    "paper": {
+        "warm_start": 0,
+        "steps": 200,
+        "draws": 1,
+        "estimator": "sds",
+        "balance": False,
+        "t_min": 0.02,
+        "t_max": 0.98,
+        "guidance_scale": 100.0,
+        "gravity": 0.05,
+        "optimizer": "sgd",
+        "learning_rate": 1e-5,
+    },
+}
+
+
+def preset(name: str = "default", **changes: Any) -> Settings:
+    """The settings of a preset, "default", "paper" or "draft", with changes. Raises SettingsError."""
+    if name not in PRESETS:
+        raise SettingsError(f"There is no preset {name!r}; the presets are {', '.join(PRESETS)}.")
+    return Settings(preset=name).with_changes(**{**PRESETS[name], **changes})

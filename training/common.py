@@ -1,0 +1,84 @@
+"""What the training steps share: batches of scenes, checkpoints that survive, curves."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from config import Config, cache_folder
+from scenes import Pack, compose
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+
+
+class SceneBatches(IterableDataset):
+    """An endless stream of (pictures uint8 (B, H, W, 3), captions); one shape (H, W) a batch."""
+
+    def __init__(self, cfg: Config, batch: int, seed: int) -> None:
+        self.cfg, self.batch, self.seed = cfg, batch, seed
+
+    def __iter__(self) -> Iterator[tuple[Tensor, list[str]]]:
+        cv2.setNumThreads(1)
+        torch.set_num_threads(1)
+        worker = torch.utils.data.get_worker_info()
+        rng = np.random.default_rng([self.seed, worker.id if worker else 0])
+        pack = Pack(cache_folder() / "data.npz")
+        while True:
+            shape = self.cfg.shapes[rng.integers(len(self.cfg.shapes))]
+            scenes = [compose(rng, pack, self.cfg.scenes, shape) for _ in range(self.batch)]
+            yield torch.from_numpy(np.stack([s.image for s in scenes])), [s.caption for s in scenes]
+
+
+def batches(cfg: Config, batch: int, seed: int, workers: int = 1) -> Iterator[tuple[Tensor, list[str]]]:
+    stream = SceneBatches(cfg, batch, seed)
+    return iter(DataLoader(stream, batch_size=None, num_workers=workers, prefetch_factor=8 if workers else None))
+
+
+def to_pixels(pictures: Tensor, device: str) -> Tensor:
+    """uint8 (B, H, W, 3) to float32 (B, 3, H, W) in [-1, 1]."""
+    return pictures.to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def trapezoid(step: int, total: int, warmup: int) -> float:
+    """Learning rate factor: up over the warm-up, constant, then linearly to zero over the last fifth."""
+    return min(1.0, (step + 1) / warmup, 5 * (1 - step / total))
+
+
+class Run:
+    """A resumable run: one checkpoint file, one log of JSON lines, one clock."""
+
+    def __init__(self, name: str, seconds: float) -> None:
+        self.folder = cache_folder() / "runs"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.checkpoint = self.folder / f"{name}.pt"
+        self.log_file = self.folder / f"{name}.jsonl"
+        self.seconds, self.last, self.start = seconds, time.time(), time.time()
+
+    def load(self) -> dict | None:
+        return torch.load(self.checkpoint, weights_only=True) if self.checkpoint.exists() else None
+
+    def due(self) -> bool:
+        """True when the last checkpoint is long ago."""
+        return time.time() - self.last >= self.seconds
+
+    def save(self, state: dict) -> None:
+        """Replace the checkpoint, whole: it is never half-written."""
+        partial = self.checkpoint.with_suffix(".partial")
+        torch.save(state, partial)
+        partial.replace(self.checkpoint)
+        self.last = time.time()
+
+    def log(self, **figures: float) -> None:
+        figures["minutes"] = round((time.time() - self.start) / 60, 2)
+        with self.log_file.open("a") as file:
+            file.write(json.dumps(figures) + "\n")
+        print(" ".join(f"{k} {v:.6g}" for k, v in figures.items()), flush=True)
+
+
+def read_log(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []

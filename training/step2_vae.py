@@ -1,0 +1,98 @@
+"""Step 2: the variational autoencoder, a stock AutoencoderKL, on composed scenes.
+
+    python step2_vae.py [--device cuda]     # ten minutes on two cores; resumes from its checkpoint
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+
+import torch
+import torch.nn.functional as F
+from common import Run, batches, to_pixels, trapezoid
+from config import Config
+from diffusers import AutoencoderKL
+from torch import Tensor
+
+
+def build(cfg: Config) -> AutoencoderKL:
+    channels = cfg.vae.channels
+    return AutoencoderKL(
+        block_out_channels=channels,
+        down_block_types=("DownEncoderBlock2D",) * len(channels),
+        up_block_types=("UpDecoderBlock2D",) * len(channels),
+        layers_per_block=1,
+        latent_channels=cfg.vae.latent_channels,
+        norm_num_groups=16,
+        sample_size=cfg.size,
+        mid_block_add_attention=False,
+    )
+
+
+def edges(x: Tensor) -> tuple[Tensor, Tensor]:
+    return x[..., 1:, :] - x[..., :-1, :], x[..., :, 1:] - x[..., :, :-1]
+
+
+def reconstruction_loss(cfg: Config, vae: AutoencoderKL, x: Tensor) -> tuple[Tensor, Tensor]:
+    """L1 on pixels and on their differences, plus a light KL. Returns the loss and the plain L1."""
+    posterior = vae.encode(x).latent_dist
+    y = vae.decode(posterior.sample()).sample
+    l1 = F.l1_loss(y, x)
+    edge = sum(F.l1_loss(a, b) for a, b in zip(edges(y), edges(x), strict=True))
+    return l1 + cfg.vae.edges * edge + cfg.vae.kl * posterior.kl().mean(), l1
+
+
+def latent_scale(vae: AutoencoderKL, x: Tensor) -> float:
+    """The factor that gives latents unit variance."""
+    with torch.no_grad():
+        return 1 / vae.encode(x).latent_dist.sample().std().item()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    device = parser.parse_args().device
+    cfg = Config()
+    torch.manual_seed(cfg.seed)
+    vae = build(cfg).to(device)
+    steps = cfg.vae.scenes // cfg.vae.batch
+    optimiser = torch.optim.AdamW(vae.parameters(), lr=cfg.vae.lr, betas=(0.9, 0.99), weight_decay=1e-4)
+    run, first = Run("vae", cfg.checkpoint_seconds), 0
+    if state := run.load():
+        vae.load_state_dict(state["vae"])
+        optimiser.load_state_dict(state["optimiser"])
+        first = state["step"]
+    stream = batches(cfg, cfg.vae.batch, seed=cfg.seed + first)
+    x = to_pixels(next(stream)[0], device)
+    scale = latent_scale(vae, x)
+    for step in itertools.count(first):
+        done = step >= steps
+        if done or step % 100 == 0:
+            scale = latent_scale(vae, x)
+            if run.due() or done:
+                run.save(
+                    {
+                        "vae": vae.state_dict(),
+                        "optimiser": optimiser.state_dict(),
+                        "step": step,
+                        "scale": scale,
+                    }
+                )
+        if done:
+            break
+        x = to_pixels(next(stream)[0], device)
+        with torch.autocast(device, torch.bfloat16):
+            loss, l1 = reconstruction_loss(cfg, vae, x)
+        for group in optimiser.param_groups:
+            group["lr"] = cfg.vae.lr * trapezoid(step, steps, warmup=100)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        optimiser.step()
+        if step % 50 == 0:
+            run.log(step=step, scenes=step * cfg.vae.batch, loss=loss.item(), l1=l1.item(), scale=scale)
+
+
+if __name__ == "__main__":
+    main()
