@@ -10,10 +10,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from config import Config, cache_folder
-from scenes import Pack, compose
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
+
+from config import Config, cache_folder
+from scenes import Pack, compose
 
 
 class SceneBatches(IterableDataset):
@@ -23,9 +24,8 @@ class SceneBatches(IterableDataset):
         self.cfg, self.batch, self.seed = cfg, batch, seed
 
     def __iter__(self) -> Iterator[tuple[Tensor, list[str]]]:
-        cv2.setNumThreads(1)
-        torch.set_num_threads(1)
         worker = torch.utils.data.get_worker_info()
+        cv2.setNumThreads(1)
         rng = np.random.default_rng([self.seed, worker.id if worker else 0])
         pack = Pack(cache_folder() / "data.npz")
         while True:

@@ -40,11 +40,11 @@ class DataConfig:
 class SceneConfig:
     """How scenes are composed (see scenes.py)."""
 
-    objects: tuple[float, ...] = (0.40, 0.42, 0.18)  # P(1), P(2), P(3 objects)
-    scale: tuple[float, float] = (0.40, 0.95)  # object's longest side / picture's shortest side
-    solid: float = 0.45  # share of solid backgrounds; Peekaboo's composites have one
+    objects: tuple[float, ...] = (0.55, 0.35, 0.10)  # P(1), P(2), P(3 objects)
+    scale: tuple[float, float] = (0.42, 0.95)  # object's longest side / picture's shortest side
+    solid: float = 0.48  # share of solid backgrounds; Peekaboo's composites have one
     gradient: float = 0.15
-    photo: float = 0.40
+    photo: float = 0.37
     drop_name: float = 0.20  # an object of a crowded scene is left out of the caption
     photo_stamp: float = 0.40  # photographs among the cut-outs of a concept that has some
 
@@ -57,7 +57,7 @@ class VaeConfig:
     latent_channels: int = 4
     scenes: int = 48_000
     batch: int = 8
-    lr: float = 1e-3
+    lr: float = 5e-4
     kl: float = 1e-5
     edges: float = 0.5  # weight of the loss on picture gradients: sharp borders make sharp masks
 
@@ -73,9 +73,8 @@ class DenoiserConfig:
     text_tokens: int = 24  # positions, start and end tokens counted
     prediction_type: str = "v_prediction"
     scenes: int = 400_000
-    batch: int = 48  # scenes a step
-    draws: int = 2  # (t, noise) pairs per encoded scene
-    lr: float = 6e-4
+    batch: int = 64  # scenes a step
+    lr: float = 7e-4
     warmup: int = 200  # steps
     caption_dropout: float = 0.12  # trains the unconditional branch of guidance
     ema: float = 0.999
@@ -87,7 +86,12 @@ class Config:
 
     seed: int = 0
     size: int = 64  # pixels: the model's native side
-    shapes: tuple[tuple[int, int], ...] = ((64, 64), (64, 64), (56, 72), (72, 56))  # (H, W), one drawn per batch
+    shapes: tuple[tuple[int, int], ...] = (
+        (64, 64),
+        (64, 64),
+        (56, 72),
+        (72, 56),
+    )  # (H, W), one drawn per batch
     data: DataConfig = field(default_factory=DataConfig)
     scenes: SceneConfig = field(default_factory=SceneConfig)
     vae: VaeConfig = field(default_factory=VaeConfig)

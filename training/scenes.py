@@ -9,8 +9,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from config import SceneConfig
 from PIL import Image
+
+from config import SceneConfig
 
 MIP_SIDES = (128, 64, 32)
 

@@ -17,9 +17,10 @@ from pathlib import Path
 
 import numpy as np
 import resvg_py
+from PIL import Image
+
 from concepts import read_table
 from config import Config, DataConfig, cache_folder
-from PIL import Image
 
 LEFT_OUT = re.compile(r"^symbols/|/flags/|/roadsigns/|_(mirror|flip|mirror_flip)\.png$")
 
@@ -129,9 +130,7 @@ def pack(cfg: DataConfig, cache: Path) -> Path:
 
     def add(kind: str, key: str, image: Image.Image, names: list[str], caption: str) -> None:
         files.append(encode(image, quality=88))
-        records.append(
-            {"kind": kind, "key": key, "names": names, "caption": caption, "held_out": held_out(key)}
-        )
+        records.append({"kind": kind, "key": key, "names": names, "caption": caption, "held_out": held_out(key)})
 
     for key, name, picture in icons(cfg, cache):
         if image := trim(picture, cfg.sprite_side):

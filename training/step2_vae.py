@@ -1,6 +1,6 @@
 """Step 2: the variational autoencoder, a stock AutoencoderKL, on composed scenes.
 
-    python step2_vae.py [--device cuda]     # ten minutes on two cores; resumes from its checkpoint
+python step2_vae.py [--device cuda]     # ten minutes on two cores; resumes from its checkpoint
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ import itertools
 
 import torch
 import torch.nn.functional as F
-from common import Run, batches, to_pixels, trapezoid
-from config import Config
 from diffusers import AutoencoderKL
 from torch import Tensor
+
+from common import Run, batches, to_pixels, trapezoid
+from config import Config
 
 
 def build(cfg: Config) -> AutoencoderKL:

@@ -9,11 +9,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from config import DenoiserConfig
-from scenes import Pack, Sprite
 from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from config import DenoiserConfig
+from scenes import Pack, Sprite
 
 FRAME = "a an the and of in on with left right photo drawing picture red green blue yellow black white brown"
 
@@ -59,9 +60,7 @@ def looks(sprites: list[Sprite], side: int = 12) -> np.ndarray:
     return np.mean(thumbs, axis=0)
 
 
-def build_text_encoder(
-    cfg: DenoiserConfig, tokenizer: CLIPTokenizer, pack: Pack, seed: int
-) -> CLIPTextModel:
+def build_text_encoder(cfg: DenoiserConfig, tokenizer: CLIPTokenizer, pack: Pack, seed: int) -> CLIPTextModel:
     """One transformer layer over token embeddings of unit variance: half of each known word's is its looks (principal
     components over the concepts), the rest noise."""
     torch.manual_seed(seed)

@@ -74,8 +74,8 @@ class Fourier(nn.Module):
         self.register_buffer("encoding", torch.cat([phase.cos(), phase.sin()], dim=-1).to(device))
         layers: list[nn.Module] = []
         for index in range(depth):
-            layers += [nn.Linear(features if index == 0 else width, width), nn.BatchNorm1d(width), nn.ReLU()]
-        self.network = nn.Sequential(*layers, nn.Linear(width, prompts))
+            layers += [linear(features if index == 0 else width, width), nn.BatchNorm1d(width), nn.ReLU()]
+        self.network = nn.Sequential(*layers, linear(width, prompts))
         self._draw_weights(generator)
         self.to(device)
 
@@ -92,6 +92,12 @@ class Fourier(nn.Module):
         """Logits (N, h, w) after the blur."""
         logits: Tensor = self.network(self.encoding)  # (h*w, N)
         return self.blur(logits.T.reshape(-1, *self.size))
+
+
+def linear(inputs: int, outputs: int) -> nn.Linear:
+    """A linear layer without weights yet: PyTorch would draw them from its global generator."""
+    layer: nn.Linear = nn.utils.skip_init(nn.Linear, inputs, outputs)
+    return layer
 
 
 def coordinates(size: tuple[int, int]) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -30,7 +30,7 @@ app = typer.Typer(
 DONE, SOME_FAILED, WRONG_USAGE = 0, 1, 2
 
 
-class Preset(str, Enum):
+class Preset(StrEnum):
     """The presets of `peekaboo.settings`, as a choice of the command line."""
 
     default = "default"
@@ -38,7 +38,7 @@ class Preset(str, Enum):
     draft = "draft"
 
 
-class Dtype(str, Enum):
+class Dtype(StrEnum):
     """The precisions a model can be loaded in."""
 
     auto = "auto"
@@ -64,39 +64,27 @@ def _root(
 
 @app.command()
 def segment(
-    images: Annotated[
-        list[str], typer.Argument(metavar="IMAGE...", help="Pictures, folders of pictures, or globs.")
-    ],
+    images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Pictures, folders of pictures, or globs.")],
     prompt: Annotated[
         list[str],
         typer.Option("--prompt", "-p", help="What to find; repeat it for several in one joint run."),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The folder for the results.")] = Path(
-        "peekaboo-out"
-    ),
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder for the results.")] = Path("peekaboo-out"),
     model: Annotated[
         str,
-        typer.Option(
-            "--model", "-m", help="'bundled', a diffusers folder, a .safetensors file, or a Hub id."
-        ),
+        typer.Option("--model", "-m", help="'bundled', a diffusers folder, a .safetensors file, or a Hub id."),
     ] = "bundled",
-    preset: Annotated[
-        Preset, typer.Option(help="'paper' is arXiv 2211.13224 to the letter.")
-    ] = Preset.default,
+    preset: Annotated[Preset, typer.Option(help="'paper' is arXiv 2211.13224 to the letter.")] = Preset.default,
     seed: Annotated[int, typer.Option(min=0, help="Of every random draw.")] = 0,
     set_: Annotated[
         list[str],
-        typer.Option(
-            "--set", metavar="NAME=VALUE", help="Change any setting (see peekaboo.Settings); repeatable."
-        ),
+        typer.Option("--set", metavar="NAME=VALUE", help="Change any setting (see peekaboo.Settings); repeatable."),
     ] = [],  # noqa: B006
     guide: Annotated[
         Path | None,
         typer.Option(help="A map (image or .npy, a depth map for one) to guide the blur instead of RGB."),
     ] = None,
-    device: Annotated[
-        str, typer.Option(help="'auto', 'cpu', 'cuda', 'mps' … auto takes the best there is.")
-    ] = "auto",
+    device: Annotated[str, typer.Option(help="'auto', 'cpu', 'cuda', 'mps' … auto takes the best there is.")] = "auto",
     dtype: Annotated[Dtype, typer.Option(help="Precision of the model; auto fits the device.")] = Dtype.auto,
     timelapse: Annotated[bool, typer.Option("--timelapse", help="Also write timelapse.webp.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,

@@ -27,9 +27,7 @@ class Predictions:
     alpha_bar: Tensor
 
 
-def draw_timesteps(
-    count: int, t_min: float, t_max: float, timesteps: int, generator: torch.Generator
-) -> Tensor:
+def draw_timesteps(count: int, t_min: float, t_max: float, timesteps: int, generator: torch.Generator) -> Tensor:
     """`count` timesteps (int64) in [t_min, t_max]·T, one uniformly from each of `count` equal strata (arXiv 2605.21489).
 
     With count = 1 this is the plain uniform draw of the paper, U{20..980} for T = 1000.
@@ -57,9 +55,7 @@ def predict(
     shared = len(latents) == 1
     t = t.to(latents.device)
     spread = noise.expand(draws, len(latents), *latents.shape[1:]).flatten(0, 1)
-    noisy = denoiser.add_noise(
-        latents.detach().repeat(draws, 1, 1, 1), spread, t.repeat_interleave(len(latents))
-    )
+    noisy = denoiser.add_noise(latents.detach().repeat(draws, 1, 1, 1), spread, t.repeat_interleave(len(latents)))
     noisy = noisy.unflatten(0, (draws, len(latents)))
     conditions = embeddings.expand(draws, *embeddings.shape).flatten(0, 1)
     nulls = null.expand(draws * len(latents), *null.shape[1:])

@@ -59,9 +59,7 @@ def read_image(image: ImageLike) -> Picture:
         return _from_pil(image, "the given image")
     if isinstance(image, np.ndarray):
         return _from_array(image)
-    raise ImageError(
-        f"An image must be a path, a PIL image or a NumPy array, but this is a {type(image).__name__}."
-    )
+    raise ImageError(f"An image must be a path, a PIL image or a NumPy array, but this is a {type(image).__name__}.")
 
 
 def _read_file(path: Path) -> Picture:
@@ -123,9 +121,9 @@ def _to_eight_bits(image: Image.Image) -> Image.Image:
     values = np.asarray(image, dtype=np.float64)
     values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
     low, high = float(values.min()), float(values.max())
-    if image.mode == "F" and 0 <= low and high <= 1:
+    if image.mode == "F" and low >= 0 and high <= 1:
         low, high = 0.0, 1.0
-    elif 0 <= low and high <= 65535:
+    elif low >= 0 and high <= 65535:
         low, high = 0.0, 65535.0 if high > 255 else 255.0
     scaled = (values - low) / max(high - low, 1e-12)
     return Image.fromarray(np.round(255 * scaled).astype(np.uint8))

@@ -8,15 +8,17 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from peekaboo import distill
+from peekaboo import distill, evidence
 from peekaboo.alpha import Blur, Fourier, Raster, alpha_of
 from peekaboo.bilateral import BilateralBlur, no_blur
 from peekaboo.denoisers.base import Denoiser
 from peekaboo.errors import NumericalError
 from peekaboo.settings import Settings
 
+STEEPNESS = 2.0
+"""Logits per standard deviation of the warm start's map."""
 ALPHA_PER_LATENT = 4
 """α pixels along one latent's side: the paper's 256² grid on Stable Diffusion's 64² latents."""
 
@@ -66,7 +68,11 @@ def make_blur(scene: Scene, settings: Settings) -> Blur:
     if scene.guide is None or settings.blur_iterations == 0:
         return no_blur
     return BilateralBlur(
-        scene.guide, settings.kernel_size, settings.blur_iterations, settings.sigma_space, settings.sigma_guide
+        scene.guide,
+        settings.kernel_size,
+        settings.blur_iterations,
+        settings.sigma_space,
+        settings.sigma_guide,
     )
 
 
@@ -78,47 +84,112 @@ def composite(alpha: Tensor, image: Tensor, colour: Tensor) -> Tensor:
     return alpha * image + (1 - alpha) * colour.view(1, 3, 1, 1)
 
 
-def learning_rate(settings: Settings) -> float:
-    """TODO"""
-    return settings.learning_rate
-
-
 def run(scene: Scene, settings: Settings) -> Iterator[Step]:
-    """TODO"""
-    yield from descend(scene, settings, None)
-
-
-def descend(scene: Scene, settings: Settings, start: Tensor | None) -> Iterator[Step]:
-    """The paper's loop"""
+    """Optimise the alphas of one picture's prompts. Yields a `Step` after each iteration; the warm start, where there is one, is
+    the first. Raises NumericalError, with the step's number, when a value is no number any more."""
+    clock, previous = time.perf_counter(), None
     generator = torch.Generator().manual_seed(settings.seed)
-    clock = time.perf_counter()
+    total = settings.steps + (settings.warm_start > 0)
+    for index, alpha in enumerate(alphas(scene, settings, generator), start=1):
+        if not torch.isfinite(alpha).all():
+            raise NumericalError(
+                f"The optimisation broke down at iteration {index} of {total}: alpha is not a number any more; "
+                "lower the learning rate, or use --dtype float32."
+            )
+        change = 0.0 if previous is None else float((alpha - previous).abs().mean())
+        previous = alpha
+        yield Step(index, total, alpha, change, time.perf_counter() - clock)
+
+
+def alphas(scene: Scene, settings: Settings, generator: torch.Generator) -> Iterator[Tensor]:
+    """The alphas (N, h, w) after the warm start and after each step of descent."""
     size = alpha_grid(scene.denoiser, tuple(scene.image.shape[-2:]))
     blur = make_blur(scene, settings)
-    prompts = len(scene.embeddings)
+    start = None
+    if settings.warm_start:
+        start = warm_start(scene, settings, size, generator)
+        yield alpha_of(start, settings.compete)
+    if settings.steps:
+        model = make_model(len(scene.embeddings), size, blur, settings, generator, start, scene.image.device)
+        yield from descend(scene, settings, model, generator)
+
+
+def make_model(
+    prompts: int,
+    size: tuple[int, int],
+    blur: Blur,
+    settings: Settings,
+    generator: torch.Generator,
+    start: Tensor | None,
+    device: torch.device,
+) -> nn.Module:
+    """The alpha model the settings ask for; a Raster begins where the warm start ended."""
     if settings.alpha == "fourier":
-        model = Fourier(prompts, size, blur, generator, device=scene.image.device)
-    else:
-        model = Raster(prompts, size, blur, generator, start, device=scene.image.device)
-    make = torch.optim.Adam if settings.optimizer == "adam" else torch.optim.SGD
-    optimizer = make(model.parameters(), lr=learning_rate(settings))
-    before = alpha_of(model(), settings.compete).detach()
-    for index in range(1, settings.steps + 1):
+        return Fourier(prompts, size, blur, generator, device)
+    return Raster(prompts, size, blur, generator, start, device)
+
+
+def descend(scene: Scene, settings: Settings, model: nn.Module, generator: torch.Generator) -> Iterator[Tensor]:
+    """The loop of the paper: composite, encode, add noise, predict, and follow the score down to the alpha model's parameters."""
+    optimizer = make_optimizer(model, settings)
+    for _ in range(settings.steps):
         alpha = alpha_of(model(), settings.compete)
-        colour = torch.rand(3, generator=generator).to(alpha.device)
-        latents = scene.denoiser.encode(composite(alpha, scene.image, colour))
-        t = distill.draw_timesteps(
-            settings.draws, settings.t_min, settings.t_max, scene.denoiser.timesteps, generator
-        )
-        noise = distill.draw_noise(settings.draws, latents, generator)
-        p = distill.predict(scene.denoiser, latents, scene.embeddings, scene.null, t, noise)
-        score = distill.csd(p) if settings.estimator == "csd" else distill.sds(p, settings.guidance_scale)
-        loss = (score * latents).sum() + settings.gravity * alpha.sum()
+        gradient = alpha_gradient(scene, settings, alpha.detach(), generator)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        alpha.backward(gradient)
         optimizer.step()
-        after = alpha_of(model(), settings.compete).detach()
-        change = float((after - before).abs().mean())
-        if not torch.isfinite(after).all():
-            raise NumericalError("nan")
-        before = after
-        yield Step(index, settings.steps, after, change, time.perf_counter() - clock)
+        with torch.no_grad():
+            yield alpha_of(model(), settings.compete)
+
+
+def make_optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimizer:
+    """SGD, plain as in the paper, or Adam."""
+    if settings.optimizer == "adam":
+        return torch.optim.Adam(model.parameters(), lr=settings.learning_rate, betas=(0.5, 0.9))
+    return torch.optim.SGD(model.parameters(), lr=settings.learning_rate)
+
+
+def alpha_gradient(scene: Scene, settings: Settings, alpha: Tensor, generator: torch.Generator) -> Tensor:
+    r"""The gradient of the loss on the alphas (N, h, w), from one composite of each and `settings.draws` draws of (t, ε).
+
+    :math:`\partial L/\partial α = J^T g + λ`, with J the Jacobian of the VAE encoder on the composite, g the score on its latents
+    (`distill.sds` or `distill.csd`; minus its weighted counterpart on the complement's), and λ the gravity.
+    """
+    alpha = alpha.requires_grad_(True)
+    colour = torch.rand(3, generator=generator).to(alpha.device)
+    sides = [alpha, 1 - alpha] if settings.complement else [alpha]
+    latents = scene.denoiser.encode(composite(torch.cat(sides), scene.image, colour))
+    t = distill.draw_timesteps(settings.draws, settings.t_min, settings.t_max, scene.denoiser.timesteps, generator)
+    noise = distill.draw_noise(settings.draws, latents, generator)
+    embeddings = scene.embeddings.repeat(len(sides), 1, 1)
+    predictions = distill.predict(scene.denoiser, latents, embeddings, scene.null, t, noise)
+    if settings.estimator == "csd":
+        score = distill.csd(predictions)
+    else:
+        score = distill.sds(predictions, settings.guidance_scale)
+    if settings.complement:
+        score = torch.cat([score[: len(alpha)], -settings.complement * score[len(alpha) :]])
+    (gradient,) = torch.autograd.grad((score * latents).sum(), alpha)
+    if settings.balance:
+        gradient = balanced(gradient)
+    return gradient + settings.gravity
+
+
+def warm_start(scene: Scene, settings: Settings, size: tuple[int, int], generator: torch.Generator) -> Tensor:
+    """Logits (N, h, w) without descent: where each prompt explains the picture's noise better than no prompt does.
+
+    The denoising-error gain of `settings.warm_start` draws on the picture itself, on the α grid, blurred, standardised.
+    """
+    denoiser = scene.denoiser
+    t = distill.draw_timesteps(settings.warm_start, settings.t_min, settings.t_max, denoiser.timesteps, generator)
+    with torch.no_grad():
+        latents = denoiser.encode(scene.image)
+    gain = evidence.gains(denoiser, latents, scene.embeddings, scene.null, t, generator).mean(dim=0)
+    maps = evidence.on_grid(gain, size, make_blur(scene, settings))
+    return STEEPNESS * (maps - settings.cut)
+
+
+def balanced(gradient: Tensor) -> Tensor:
+    """Alpha gradients (N, h, w), each shifted so that indifferent pixels stand still: minus half of its own lower quartile."""
+    quartile = gradient.flatten(1).quantile(0.25, dim=1)
+    return gradient - 0.5 * quartile.view(-1, 1, 1)

@@ -21,7 +21,8 @@ from peekaboo.optimize import Scene, Step
 from peekaboo.presence import presence
 from peekaboo.refine import upsample
 from peekaboo.result import Segmentation
-from peekaboo.settings import Settings, preset as make_preset
+from peekaboo.settings import Settings
+from peekaboo.settings import preset as make_preset
 
 MAX_PROMPTS = 64
 
@@ -159,9 +160,7 @@ class Run:
         cell = optimize.ALPHA_PER_LATENT
         full = upsample(alpha, self.picture.rgb, cell=cell)
         score = presence(self.scene, alpha, self.settings)
-        return Segmentation(
-            full, score.cpu().numpy(), self.prompts, self.settings, self.picture, self._record()
-        )
+        return Segmentation(full, score.cpu().numpy(), self.prompts, self.settings, self.picture, self._record())
 
     def _record(self) -> dict[str, Any]:
         done, total = (self.last.index, self.last.total) if self.last else (0, self.settings.steps)

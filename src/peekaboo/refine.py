@@ -41,6 +41,4 @@ def upsample(alpha: Tensor, rgb: NDArray[np.uint8], cell: float, eps: float = 2e
 
 def _resize(alpha: Tensor, size: tuple[int, int]) -> Tensor:
     larger = size[0] >= alpha.shape[-2]
-    return F.interpolate(alpha[None], size=size, mode="bilinear", antialias=not larger, align_corners=False)[
-        0
-    ]
+    return F.interpolate(alpha[None], size=size, mode="bilinear", antialias=not larger, align_corners=False)[0]

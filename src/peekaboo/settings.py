@@ -21,6 +21,7 @@ class Settings:
     alpha: what is optimised, "raster" (a logit per pixel) or "fourier" (an MLP on Fourier features).
     blur: what guides the bilateral blur, "rgb" or "none"; `segment(guide=…)` gives any other map.
     warm_start: draws of (t, ε) for the forward-only map that alpha starts from; 0 starts from noise, as the paper does.
+    cut: standard deviations above the mean at which that map counts as undecided.
     steps: optimisation steps. draws: (t, ε) pairs a step. estimator: "sds", the paper's
     :math:`w(t)(ε̂-ε)`, or "csd", the classifier score alone :math:`w(t)(ε_p-ε_∅)` (arXiv 2310.19415).
     complement: weight of the score on the complement (1−α)·x, which must not be the prompt.
@@ -38,6 +39,7 @@ class Settings:
     alpha: Alpha = "raster"
     blur: Blur = "rgb"
     warm_start: int = 32
+    cut: float = 1.0
     steps: int = 12
     draws: int = 4
     estimator: Estimator = "csd"
@@ -63,7 +65,8 @@ class Settings:
         self._check("warm_start", self.warm_start >= 0, "0 or more")
         self._check("steps", self.steps + self.warm_start > 0, "1 or more when warm_start is 0")
         self._check("draws", self.draws >= 1, "1 or more")
-        self._check("t_min", 0 <= self.t_min < self.t_max <= 1, "at least 0 and below t_max, which is at most 1")
+        self._check("t_max", 0 < self.t_max <= 1, "above 0 and at most 1")
+        self._check("t_min", 0 <= self.t_min < self.t_max, f"at least 0 and below t_max, which is {self.t_max}")
         self._check("kernel_size", self.kernel_size % 2 == 1 and self.kernel_size > 0, "odd and positive")
         self._check("blur_iterations", self.blur_iterations >= 0, "0 or more")
         self._check("sigma_space", self.sigma_space > 0, "above 0")

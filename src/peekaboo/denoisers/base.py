@@ -75,6 +75,4 @@ def epsilon_from(output: Tensor, noisy: Tensor, alpha_bar: Tensor, prediction_ty
         return alpha_bar.sqrt() * output + (1 - alpha_bar).sqrt() * noisy
     if prediction_type == "sample":
         return (noisy - alpha_bar.sqrt() * output) / (1 - alpha_bar).sqrt()
-    raise ModelError(
-        f"The model predicts {prediction_type!r}; only epsilon, v_prediction and sample are known."
-    )
+    raise ModelError(f"The model predicts {prediction_type!r}; only epsilon, v_prediction and sample are known.")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,7 +60,8 @@ def load_pipeline(name: str | Path = BUNDLED, device: str | None = None, dtype: 
     chosen_device = pick_device(device)
     chosen_dtype = pick_dtype(dtype, chosen_device)
     path = bundled_folder() if str(name) == BUNDLED else Path(name).expanduser()
-    with _quiet():
+    with _quiet(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of names that diffusers will change at 1.0
         if path.is_dir():
             pipe = _from_folder(path, chosen_dtype)
         elif path.is_file():
@@ -77,15 +80,38 @@ def _from_folder(path: Path, dtype: torch.dtype) -> Any:
 
     if not (path / "model_index.json").is_file():
         raise ModelError(f"{path} is no diffusers model: it has no model_index.json; name the folder that has.")
+    if missing := _missing_parts(path):
+        raise ModelError(
+            f"The model in {path} is incomplete or damaged (without {', '.join(missing)}); get a complete copy."
+        )
     try:
         return DiffusionPipeline.from_pretrained(
             path, torch_dtype=dtype, use_safetensors=True, local_files_only=True, safety_checker=None
         )
     except Exception as error:  # diffusers raises many kinds for a broken folder
-        pickled = sorted(p.name for p in path.rglob("*") if p.suffix in PICKLES)
-        if pickled and not any(path.rglob("*.safetensors")):
-            raise ModelError(_pickle_reason(path / pickled[0])) from error
-        raise ModelError(f"The model in {path} is incomplete or damaged ({_first_line(error)}).") from error
+        for pickled in sorted(p for p in path.rglob("*") if p.suffix in PICKLES):
+            if not any(pickled.parent.glob("*.safetensors")):
+                raise ModelError(_pickle_reason(pickled)) from error
+        raise ModelError(
+            f"The model in {path} is incomplete or damaged ({_first_line(error)}); get a complete copy."
+        ) from error
+
+
+def _missing_parts(path: Path) -> list[str]:
+    """The parts that model_index.json names and the folder lacks. (transformers makes an empty tokenizer of a missing one.)"""
+    try:
+        index = json.loads((path / "model_index.json").read_text())
+        parts = {name: value[1] for name, value in index.items() if isinstance(value, list) and value[0]}
+    except (ValueError, TypeError, IndexError, AttributeError):
+        return ["a model_index.json that can be read"]
+    missing = []
+    for name, kind in parts.items():
+        if name == "safety_checker":
+            continue
+        needed = "*" if "Tokenizer" in str(kind) else "*config.json"
+        if not any((path / name).glob(needed)):
+            missing.append(name)
+    return missing
 
 
 def _from_file(path: Path, dtype: torch.dtype) -> Any:
@@ -135,7 +161,7 @@ def _first_line(error: BaseException) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Only errors of diffusers and transformers, and no loading bars, while a model loads; restored afterwards."""
+    """No chatter of diffusers and transformers while a model loads (our errors say it all); restored afterwards."""
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
@@ -143,7 +169,7 @@ def _quiet() -> Iterator[None]:
     levels = [logger.get_verbosity() for logger in loggers]
     bars = [logger.is_progress_bar_enabled() for logger in loggers]
     for logger in loggers:
-        logger.set_verbosity(logging.ERROR)
+        logger.set_verbosity(logging.CRITICAL)
         logger.disable_progress_bar()
     try:
         yield

@@ -1,0 +1,189 @@
+"""Score distillation against closed forms: a linear encoder and a Gaussian denoiser, float64."""
+
+import pytest
+import torch
+
+from peekaboo import distill, optimize
+from peekaboo.optimize import Scene
+from peekaboo.settings import preset
+from toys import Toy
+
+
+def predictions(toy, latents, prompts, t, noise):
+    embeddings = toy.encode_prompt([*prompts, ""])
+    return distill.predict(toy, latents, embeddings[:-1], embeddings[-1:], t, noise)
+
+
+@pytest.fixture
+def drawn(toy):
+    torch.manual_seed(0)
+    latents = torch.randn(2, 4, 3, 5, dtype=torch.float64)
+    t = torch.tensor([100, 500, 900])
+    noise = torch.randn(3, 1, 4, 3, 5, dtype=torch.float64)
+    return latents, t, noise
+
+
+def closed_form(toy, latents, mean, t, noise):
+    """ε̂ of every draw and latent, written out: (D, N, C, h, w)."""
+    a = toy.alphas_cumprod[t].view(-1, 1, 1, 1, 1)
+    noisy = a.sqrt() * latents[None] + (1 - a).sqrt() * noise
+    return (1 - a).sqrt() * (noisy - a.sqrt() * mean) / (a * toy.spread**2 + 1 - a)
+
+
+def test_the_guidance_convention(toy, drawn):
+    """ε̂ = ε_∅ + s(ε_p − ε_∅): at s = 0 the prompt has no say, at s = 1 it is plain conditioning."""
+    p = predictions(toy, drawn[0], ["red", "green"], *drawn[1:])
+    torch.testing.assert_close(distill.guided(p, 0.0), p.null)
+    torch.testing.assert_close(distill.guided(p, 1.0), p.prompt)
+    torch.testing.assert_close(distill.guided(p, 100.0), p.null + 100 * (p.prompt - p.null))
+
+
+def test_predictions_are_the_denoisers_own(toy, drawn):
+    latents, t, noise = drawn
+    p = predictions(toy, latents, ["red", "green"], t, noise)
+    means = torch.stack([toy.mean("red"), toy.mean("green")])[None, :, :, None, None]
+    torch.testing.assert_close(p.prompt, closed_form(toy, latents, means, t, noise))
+    nothing = toy.mean("").view(1, 1, -1, 1, 1)
+    torch.testing.assert_close(p.null, closed_form(toy, latents, nothing, t, noise))
+
+
+def test_one_picture_for_all_prompts_shares_the_null_prediction(toy, drawn):
+    latents, t, noise = drawn
+    together = predictions(toy, latents[:1], ["red", "green"], t, noise)
+    assert toy.calls == [3 * 2 + 3]
+    apart = predictions(toy, latents[:1].repeat(2, 1, 1, 1), ["red", "green"], t, noise)
+    for name in ("prompt", "null", "noise"):
+        torch.testing.assert_close(getattr(together, name), getattr(apart, name))
+
+
+def test_sds_and_csd_are_the_written_sums(toy, drawn):
+    latents, t, noise = drawn
+    p = predictions(toy, latents, ["red", "green"], t, noise)
+    w = (1 - toy.alphas_cumprod[t]).view(-1, 1, 1, 1, 1)
+    sds = sum(w[d] * (p.null[d] + 7.5 * (p.prompt[d] - p.null[d]) - noise[d]) for d in range(3)) / 3
+    torch.testing.assert_close(distill.sds(p, 7.5), sds)
+    csd = sum(w[d] * (p.prompt[d] - p.null[d]) for d in range(3)) / 3
+    torch.testing.assert_close(distill.csd(p), csd)
+    # of a Gaussian, the classifier score points from the null mean to the prompt's, at any place and noise
+    a = toy.alphas_cumprod[t].view(-1, 1, 1, 1, 1)
+    scale = w * (1 - a).sqrt() * a.sqrt() / (a * toy.spread**2 + 1 - a)
+    for n, name in enumerate(["red", "green"]):
+        direction = (toy.mean("") - toy.mean(name)).view(-1, 1, 1)
+        torch.testing.assert_close(csd[n], (scale.mean() * direction).expand(4, 3, 5))
+
+
+@pytest.mark.parametrize("gravity", [0.0, 0.05])
+@pytest.mark.parametrize("estimator", ["sds", "csd"])
+def test_the_gradient_on_theta_against_the_chain_rule_by_hand(toy_scene, toy, gravity, estimator):
+    r"""∂L/∂θ = α(1−α)·[Σ_c (x−b)_c·(Eᵀg)_c + λ], with Eᵀ the transpose of the linear encoder, written out."""
+    settings = preset("paper", gravity=gravity, estimator=estimator, guidance_scale=12.0, draws=2)
+    theta = torch.randn(1, 24, 40, dtype=torch.float64, requires_grad=True)
+    alpha = torch.sigmoid(theta)
+    got = optimize.alpha_gradient(toy_scene, settings, alpha.detach(), torch.Generator().manual_seed(3))
+    alpha.backward(got)
+
+    generator = torch.Generator().manual_seed(3)
+    colour = torch.rand(3, generator=generator)
+    mixed = alpha[:, None] * toy_scene.image + (1 - alpha[:, None]) * colour.view(1, 3, 1, 1)
+    latents = toy.encode(mixed).detach()
+    t = distill.draw_timesteps(2, 0.02, 0.98, 1000, generator)
+    noise = distill.draw_noise(2, latents, generator)
+    prompt = closed_form(toy, latents, toy.mean("red").view(-1, 1, 1), t, noise)
+    null = closed_form(toy, latents, toy.mean("").view(-1, 1, 1), t, noise)
+    w = (1 - toy.alphas_cumprod[t]).view(-1, 1, 1, 1, 1)
+    g = w * (null + 12.0 * (prompt - null) - noise) if estimator == "sds" else w * (prompt - null)
+    g = g.mean(dim=0)
+    spread = g.repeat_interleave(4, 2).repeat_interleave(4, 3) / 16  # transpose of 4×4 average pooling
+    pulled = 2 * torch.einsum("cd,bchw->bdhw", toy.matrix, spread)  # transpose of M·(2x − 1)
+    on_alpha = ((toy_scene.image - colour.view(1, 3, 1, 1)) * pulled).sum(dim=1) + gravity
+    torch.testing.assert_close(theta.grad, alpha.detach() * (1 - alpha.detach()) * on_alpha)
+
+
+def test_the_complement_is_scored_with_the_opposite_sign(toy_scene):
+    """With α = ½ everywhere both sides are one picture, and ∂(1−α) = −∂α: the complement doubles the gradient."""
+    alpha = torch.full((1, 24, 40), 0.5, dtype=torch.float64)
+    plain = preset("paper", gravity=0.0, estimator="csd")
+    one = optimize.alpha_gradient(toy_scene, plain, alpha, torch.Generator().manual_seed(1))
+    both = optimize.alpha_gradient(
+        toy_scene, plain.with_changes(complement=1.0), alpha, torch.Generator().manual_seed(1)
+    )
+    torch.testing.assert_close(both, 2 * one)
+
+
+def test_v_prediction_and_epsilon_are_one_model(drawn):
+    latents, t, noise = drawn
+    a, b = Toy("epsilon"), Toy("v_prediction")
+    pa, pb = (predictions(toy, latents, ["red", "blue"], t, noise) for toy in (a, b))
+    torch.testing.assert_close(pa.prompt, pb.prompt)
+    torch.testing.assert_close(distill.sds(pa, 100.0), distill.sds(pb, 100.0))
+
+
+def test_the_gain_is_evidence_for_the_right_prompt(toy):
+    latents = toy.mean("red").view(1, -1, 1, 1).expand(1, 4, 6, 6).clone()
+    t = distill.draw_timesteps(16, 0.3, 0.7, 1000, torch.Generator().manual_seed(0))
+    noise = distill.draw_noise(16, latents, torch.Generator().manual_seed(0))
+    gain = distill.error_gain(predictions(toy, latents, ["red", "green", ""], t, noise)).mean(dim=(0, 2, 3))
+    assert gain[0] > 0 > gain[1]
+    torch.testing.assert_close(gain[2], torch.zeros((), dtype=torch.float64))
+
+
+def test_timesteps_are_stratified_and_in_range():
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(50):
+        t = distill.draw_timesteps(8, 0.2, 0.6, 1000, generator)
+        assert ((t - 200) // 50).clamp(0, 7).tolist() == sorted(((t - 200) // 50).clamp(0, 7).tolist())
+        assert t.min() >= 200
+        assert t.max() <= 600
+        assert (t.diff() >= 0).all()
+    single = torch.cat([distill.draw_timesteps(1, 0.02, 0.98, 1000, generator) for _ in range(2000)])
+    assert single.min() < 40
+    assert single.max() > 960
+    assert abs(single.double().mean() - 500) < 20
+
+
+def test_the_loop_finds_the_red_square(toy_scene):
+    settings = preset("paper", learning_rate=2.0, gravity=0.02, blur="none", steps=60)
+    *_, last = optimize.run(toy_scene, settings)
+    truth = torch.zeros(24, 40, dtype=torch.bool)
+    truth[4:16, 8:24] = True
+    found = last.alpha[0] > 0.5
+    assert (found & truth).sum() / (found | truth).sum() > 0.9
+    assert last.index == last.total == 60
+
+
+def test_steps_report_the_mask_change(toy_scene):
+    steps = list(optimize.run(toy_scene, preset("paper", learning_rate=0.5, steps=3)))
+    assert [s.index for s in steps] == [1, 2, 3]
+    assert steps[0].change == 0
+    assert steps[1].change == pytest.approx(float((steps[1].alpha - steps[0].alpha).abs().mean()))
+    assert steps[0].seconds < steps[2].seconds
+
+
+def test_the_denoiser_gets_no_gradient_but_the_encoder_carries_one(toy_scene, toy):
+    alpha = torch.full((1, 24, 40), 0.5, dtype=torch.float64)
+    encoded = []
+    original = toy.encode
+    toy.encode = lambda images: encoded.append(original(images)) or encoded[-1]
+    seen = []
+    predict = toy.predict
+    toy.predict = lambda noisy, t, e: seen.append(noisy) or predict(noisy, t, e)
+    optimize.alpha_gradient(toy_scene, preset("paper"), alpha, torch.Generator().manual_seed(0))
+    assert encoded[0].requires_grad
+    assert not seen[0].requires_grad
+
+
+def test_not_a_number_stops_with_the_iteration_named(toy_scene, toy):
+    from peekaboo.errors import NumericalError
+
+    predict = toy.predict
+    toy.predict = lambda noisy, t, e: predict(noisy, t, e) * float("nan" if len(toy.calls) > 2 else "1")
+    with pytest.raises(NumericalError, match="iteration 3 of 9"):
+        list(optimize.run(toy_scene, preset("paper", learning_rate=1.0, steps=9)))
+
+
+def test_several_prompts_share_timestep_and_noise(toy, toy_scene):
+    """Two equal prompts get equal gradients from equal alphas: nothing differs between them, not even the noise."""
+    scene = Scene(toy, toy_scene.image, toy.encode_prompt(["red", "red"]), toy_scene.null, None)
+    alpha = torch.rand(1, 24, 40, dtype=torch.float64).repeat(2, 1, 1)
+    gradient = optimize.alpha_gradient(scene, preset("paper"), alpha, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(gradient[0], gradient[1])

@@ -1,0 +1,89 @@
+"""Tiny randomly initialised models of real architectures, made in memory: no download, no bundled weights."""
+
+from __future__ import annotations
+
+import string
+from typing import Any
+
+import torch
+
+
+def tokenizer(length: int = 12) -> Any:
+    """A CLIP tokenizer whose words are letters."""
+    from transformers import CLIPTokenizer
+
+    letters = [*string.printable, *(c + "</w>" for c in string.printable if not c.isspace())]
+    vocab = {token: index for index, token in enumerate(["<|startoftext|>", "<|endoftext|>", *letters])}
+    return CLIPTokenizer(vocab=vocab, merges=[], model_max_length=length)
+
+
+def stable_diffusion(
+    prediction_type: str = "epsilon",
+    vae_blocks: int = 3,
+    latent_channels: int = 4,
+    sample_size: int | tuple[int, int] = 8,
+    in_channels: int | None = None,
+    width: int = 16,
+    **unet: Any,
+) -> Any:
+    """A StableDiffusionPipeline of a few thousand parameters; `vae_blocks` 3 means four pixels per latent."""
+    from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    torch.manual_seed(0)
+    words = tokenizer()
+    text = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(words),
+            hidden_size=width,
+            intermediate_size=2 * width,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            max_position_embeddings=words.model_max_length,
+            bos_token_id=words.bos_token_id,
+            eos_token_id=words.eos_token_id,
+            pad_token_id=words.pad_token_id,
+        )
+    )
+    vae = AutoencoderKL(
+        block_out_channels=(8,) * vae_blocks,
+        down_block_types=("DownEncoderBlock2D",) * vae_blocks,
+        up_block_types=("UpDecoderBlock2D",) * vae_blocks,
+        layers_per_block=1,
+        latent_channels=latent_channels,
+        norm_num_groups=4,
+        sample_size=32,
+        scaling_factor=0.5,
+    )
+    network = UNet2DConditionModel(
+        sample_size=sample_size,
+        in_channels=in_channels or latent_channels,
+        out_channels=latent_channels,
+        block_out_channels=(16, 32),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        layers_per_block=1,
+        cross_attention_dim=width,
+        attention_head_dim=2,
+        norm_num_groups=8,
+        **unet,
+    )
+    scheduler = DDPMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type=prediction_type,
+        clip_sample=False,
+    )
+    pipe = StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=text,
+        tokenizer=words,
+        unet=network,
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
