@@ -1,13 +1,15 @@
 """The names the bundled model learns: one line a concept.
 
 ``name = icons | stamps``: `icons` are icon names of the emoji sets (default: the name itself, and "NAME-face"), `stamps` a
-regular expression searched in the Tux Paint file names (default: file names that start with the name).
+regular expression searched in the Tux Paint file names (default: file names that start with the name as a whole word, or
+its plural), or in their paths if it holds a slash.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 TABLE = """
 ant
@@ -16,7 +18,7 @@ bat | ^bat_
 bear = bear, polar-bear | ^(bear|polar_bear|grizzly|brown_?bear)
 beaver
 bee = honeybee | ^bee$
-beetle
+beetle | insects/beetle
 bird | ^(bluebird|lark|cuckoo|blackbird|adelaide)
 bison
 boar
@@ -151,7 +153,7 @@ broom
 bus = bus, oncoming-bus | bus$
 camera = camera | ^camera
 candle
-car = automobile, oncoming-automobile | ^(sedan$|sportscar)
+car = automobile, oncoming-automobile | (^sedan$|^sportscar|auto/beetle)
 castle = castle | ^(castle|fort)
 chair
 crown
@@ -210,6 +212,12 @@ class Concept:
     icons: tuple[str, ...]
     stamps: re.Pattern[str]
 
+    def shown_by(self, kind: str, key: str) -> bool:
+        """Whether a file of the pack shows it: an icon "set/name", or a stamp by its path."""
+        if kind == "icon":
+            return key.split("/")[1] in self.icons
+        return kind == "stamp" and bool(self.stamps.search(key if "/" in self.stamps.pattern else Path(key).stem))
+
 
 def read_table(table: str = TABLE) -> list[Concept]:
     """The table's concepts, in its order."""
@@ -219,6 +227,6 @@ def read_table(table: str = TABLE) -> list[Concept]:
         name, _, icons = (part.strip() for part in left.partition("="))
         slug = name.replace(" ", "-")
         names = tuple(icon.strip() for icon in icons.split(",")) if icons else (slug, f"{slug}-face")
-        pattern = stamps.strip() or "^" + re.escape(slug).replace(r"\-", "[-_ ]?")
+        pattern = stamps.strip() or "^" + re.escape(slug).replace(r"\-", "[-_ ]?") + "(e?s)?(?![a-z])"
         concepts.append(Concept(name, names, re.compile(pattern, re.IGNORECASE)))
     return concepts

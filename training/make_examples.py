@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from config import Config, cache_folder
 from PIL import Image, ImageFilter
+
+from config import Config, cache_folder
 from scenes import Pack, compose
 from step1_data import held_out
 
@@ -89,7 +90,7 @@ def examples(folder: Path) -> None:
     (folder / "prompts.json").write_text(json.dumps(prompts, indent=2) + "\n")
 
 
-def test_scenes(folder: Path, count: int = 24, side: int = 192) -> None:
+def fixture_scenes(folder: Path, count: int = 24, side: int = 192) -> None:
     """Held-out icons, one or two a scene, on solid colours and gradients: `NN.png`, `NN-mask.png`, and scenes.json."""
     pack, cfg = Pack(cache_folder() / "data.npz", held_out=True), Config()
     pack.concepts = {n: [s for s in sprites if not s.photo] for n, sprites in pack.concepts.items()}
@@ -113,4 +114,4 @@ def test_scenes(folder: Path, count: int = 24, side: int = 192) -> None:
 
 if __name__ == "__main__":
     examples(ROOT / "examples")
-    test_scenes(ROOT / "tests" / "data" / "scenes")
+    fixture_scenes(ROOT / "tests" / "data" / "scenes")

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from concepts import read_table
 from config import SceneConfig
 
 MIP_SIDES = (128, 64, 32)
@@ -50,19 +51,21 @@ class Pack:
         records = json.loads(bytes(data["records"]))
         ends, blob = data["ends"], data["blob"]
         starts = np.concatenate([[0], ends[:-1]])
+        concepts = read_table()
         self.concepts: dict[str, list[Sprite]] = {}
         self.backgrounds: list[np.ndarray] = []
         for record, start, end in zip(records, starts, ends, strict=True):
             if record["held_out"] is not held_out:
                 continue
-            if record["kind"] != "background" and not record["names"]:
+            names = [c.name for c in concepts if c.shown_by(record["kind"], record["key"])]
+            if record["kind"] != "background" and not names:
                 continue
             picture = Image.open(io.BytesIO(blob[start:end].tobytes()))
             if record["kind"] == "background":
                 self.backgrounds.append(np.asarray(picture.convert("RGB")))
                 continue
             sprite = Sprite(record["key"], record["kind"] == "stamp", held_out, mipmap(picture.convert("RGBA")))
-            for name in record["names"]:
+            for name in names:
                 self.concepts.setdefault(name, []).append(sprite)
         self.names = sorted(self.concepts)
 

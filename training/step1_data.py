@@ -125,22 +125,20 @@ def encode(image: Image.Image, **options) -> bytes:
 
 def pack(cfg: DataConfig, cache: Path) -> Path:
     """Write the pack: `blob` (all WebP files end to end), `ends`, and `records` (JSON, one entry a file)."""
-    concepts = read_table()
     files, records = [], []
 
-    def add(kind: str, key: str, image: Image.Image, names: list[str], caption: str) -> None:
+    def add(kind: str, key: str, image: Image.Image, caption: str) -> None:
         files.append(encode(image, quality=88))
-        records.append({"kind": kind, "key": key, "names": names, "caption": caption, "held_out": held_out(key)})
+        records.append({"kind": kind, "key": key, "caption": caption, "held_out": held_out(key)})
 
     for key, name, picture in icons(cfg, cache):
         if image := trim(picture, cfg.sprite_side):
-            add("icon", key, image, [c.name for c in concepts if name in c.icons], name.replace("-", " "))
+            add("icon", key, image, name.replace("-", " "))
     for key, caption, picture in stamps(cache):
         if image := trim(picture, cfg.sprite_side):
-            stem = Path(key).stem
-            add("stamp", key, image, [c.name for c in concepts if c.stamps.search(stem)], caption)
+            add("stamp", key, image, caption)
     for key, image in backgrounds(cfg, cache):
-        add("background", key, image, [], "")
+        add("background", key, image, "")
 
     path = cache / "data.npz"
     partial = path.with_suffix(".partial.npz")
@@ -159,13 +157,14 @@ def main() -> None:
     fetch(cfg, cache)
     path = pack(cfg, cache)
     records = json.loads(bytes(np.load(path)["records"]))
+    concepts = read_table()
+    covered: set[str] = set()
     for kind in ("icon", "stamp", "background"):
         chosen = [r for r in records if r["kind"] == kind]
         held = sum(r["held_out"] for r in chosen)
-        named = sum(bool(r["names"]) for r in chosen)
-        print(f"{kind}: {len(chosen)}, {named} of them carry a concept's name, {held} held out")
-    covered = {name for r in records if not r["held_out"] for name in r["names"]}
-    missing = [c.name for c in read_table() if c.name not in covered]
+        print(f"{kind}: {len(chosen)}, {held} held out")
+        covered |= {c.name for c in concepts for r in chosen if not r["held_out"] and c.shown_by(kind, r["key"])}
+    missing = [c.name for c in concepts if c.name not in covered]
     print(f"concepts: {len(covered)}; without a picture: {missing}; {path} {path.stat().st_size / 1e6:.1f} MB")
 
 

@@ -52,7 +52,16 @@ def build_scheduler(cfg: Config) -> DDPMScheduler:
         beta_schedule="scaled_linear",
         prediction_type=cfg.denoiser.prediction_type,
         clip_sample=False,
+        steps_offset=1,
     )
+
+
+def load_tokenizer(cfg: Config) -> CLIPTokenizer:
+    """The run's tokenizer, built once and kept beside the checkpoints: token numbers must never shift under the weights."""
+    folder = cache_folder() / "runs" / "tokenizer"
+    if not folder.exists():
+        build_tokenizer(words(cache_folder() / "data.npz"), cfg.denoiser.text_tokens).save_pretrained(folder)
+    return CLIPTokenizer.from_pretrained(folder)
 
 
 class Trainer:
@@ -65,7 +74,7 @@ class Trainer:
         self.vae: AutoencoderKL = build_vae(cfg).to(device).eval().requires_grad_(False)
         self.vae.load_state_dict(vae_state["vae"])
         self.scale: float = vae_state["scale"]
-        self.tokenizer: CLIPTokenizer = build_tokenizer(words(cache_folder() / "data.npz"), cfg.denoiser.text_tokens)
+        self.tokenizer = load_tokenizer(cfg)
         pack = Pack(cache_folder() / "data.npz")
         self.text: CLIPTextModel = build_text_encoder(cfg.denoiser, self.tokenizer, pack, cfg.seed).to(device)
         self.unet = build_unet(cfg).to(device)

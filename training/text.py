@@ -13,6 +13,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from concepts import read_table
 from config import DenoiserConfig
 from scenes import Pack, Sprite
 
@@ -22,7 +23,7 @@ FRAME = "a an the and of in on with left right photo drawing picture red green b
 def words(pack_path: Path) -> list[str]:
     """Every name and caption of the sources, the held-out files' too: words are no pictures."""
     records = json.loads(bytes(np.load(pack_path)["records"]))
-    texts = [name for r in records for name in [*r["names"], r["caption"]] if name]
+    texts = [c.name for c in read_table()] + [r["caption"] for r in records if r["caption"]]
     return sorted(set(texts)) + FRAME.split() * 3
 
 

@@ -1,0 +1,90 @@
+"""The bundled model: a plain diffusers pipeline, and right on scenes that its training never saw."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import peekaboo
+from peekaboo import Peekaboo
+from peekaboo.denoisers.load import bundled_folder
+from peekaboo.evaluation import iou
+
+DATA = Path(__file__).parent / "data" / "scenes"
+FLOOR = 0.0  # FLOOR
+
+
+@pytest.fixture(scope="module")
+def model() -> Peekaboo:
+    return Peekaboo.from_pretrained()
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    rows = json.loads((DATA / "scenes.json").read_text())
+    return [
+        (np.asarray(Image.open(DATA / f"{r['image']}.png").convert("RGB")), r["prompt"], r["also"], truth(r["image"]))
+        for r in rows
+    ]
+
+
+def truth(name: str) -> np.ndarray:
+    return np.asarray(Image.open(DATA / f"{name}-mask.png").convert("1"))
+
+
+def test_diffusers_alone_loads_it_and_samples_from_it():
+    from diffusers import DiffusionPipeline, StableDiffusionPipeline
+
+    pipe = DiffusionPipeline.from_pretrained(bundled_folder(), local_files_only=True)
+    assert type(pipe) is StableDiffusionPipeline
+    pipe.set_progress_bar_config(disable=True)
+    image = pipe("a banana", num_inference_steps=10, guidance_scale=4.0, generator=torch.Generator().manual_seed(0))
+    pixels = np.asarray(image.images[0])
+    assert pixels.shape == (64, 64, 3)
+    assert pixels.std() > 10
+
+
+def test_it_is_small_and_only_safetensors():
+    files = [f for f in bundled_folder().rglob("*") if f.is_file()]
+    assert sum(f.stat().st_size for f in files) < 40e6
+    assert {f.suffix for f in files} <= {".json", ".safetensors", ".md", ".txt"}
+
+
+def test_held_out_scenes_are_segmented(model, scenes):
+    """mIoU on two-object scenes of held-out icons, against the stated floor and the whole-image baseline."""
+    scores = [iou(model.segment(image, prompt).mask[0], t) for image, prompt, _, t in scenes]
+    baseline = np.mean([t.mean() for *_, t in scenes])
+    assert baseline < 0.25
+    assert np.mean(scores) > FLOOR
+
+
+def test_the_prompt_decides_which_of_two_things(model, scenes):
+    """Both objects of a scene in one run: each mask covers its own object more than the other's mask does."""
+    right = []
+    for image, prompt, also, t in scenes[:12]:
+        mine, other = model.segment(image, [prompt, also]).alpha
+        right.append((mine * t).sum() > (other * t).sum())
+    assert np.mean(right) > 0.75
+
+
+def test_the_module_function_segments_a_file(tmp_path):
+    result = peekaboo.segment(DATA / "00.png", "a croissant", preset="draft")
+    assert result.record["model"] == "bundled"
+    assert result.alpha.shape == (1, 192, 192)
+    result.save(tmp_path)
+    assert (tmp_path / "a-croissant" / "cutout.png").exists()
+
+
+def test_unknown_words_degrade_softly(model):
+    image = np.asarray(Image.open(DATA / "00.png").convert("RGB"))
+    result = model.segment(image, "ein Zwölffingerdarm 🦆 qxz", preset="draft")
+    assert np.isfinite(result.alpha).all()
+
+
+def test_the_same_seed_gives_the_same_bytes(model):
+    image = DATA / "01.png"
+    one, two = (model.segment(image, "a castle", seed=11) for _ in range(2))
+    assert one.alpha.tobytes() == two.alpha.tobytes()
