@@ -29,7 +29,8 @@ def read_guide(guide: GuideLike) -> np.ndarray:
     if not np.isfinite(array).all():
         raise ImageError("The guide holds NaN or infinite values; fill them first.")
     low, high = array.min(axis=(0, 1)), array.max(axis=(0, 1))
-    return (array - low) / np.maximum(high - low, 1e-12)
+    stretched: np.ndarray = (array - low) / np.maximum(high - low, 1e-12)
+    return stretched
 
 
 def _load(guide: GuideLike) -> np.ndarray:

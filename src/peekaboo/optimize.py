@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,8 +17,8 @@ from peekaboo.denoisers.base import Denoiser
 from peekaboo.errors import NumericalError
 from peekaboo.settings import Settings
 
-STEEPNESS = 2.0
-"""Logits per standard deviation of the warm start's map."""
+STEEPNESS = 6.0
+"""Logits per unit of the warm start's map."""
 ALPHA_PER_LATENT = 4
 """α pixels along one latent's side: the paper's 256² grid on Stable Diffusion's 64² latents."""
 
@@ -50,7 +50,7 @@ class Scene:
     guide: Tensor | None
 
 
-def alpha_grid(denoiser: Denoiser, image_size: tuple[int, int]) -> tuple[int, int]:
+def alpha_grid(denoiser: Denoiser, image_size: Sequence[int]) -> tuple[int, int]:
     """(h, w) of the α grid: four pixels per latent side as in the paper, never finer than the picture."""
     ratio = min(1.0, ALPHA_PER_LATENT / denoiser.factor)
     return round(image_size[0] * ratio), round(image_size[1] * ratio)
@@ -103,7 +103,7 @@ def run(scene: Scene, settings: Settings) -> Iterator[Step]:
 
 def alphas(scene: Scene, settings: Settings, generator: torch.Generator) -> Iterator[Tensor]:
     """The alphas (N, h, w) after the warm start and after each step of descent."""
-    size = alpha_grid(scene.denoiser, tuple(scene.image.shape[-2:]))
+    size = alpha_grid(scene.denoiser, scene.image.shape[-2:])
     blur = make_blur(scene, settings)
     start = None
     if settings.warm_start:
@@ -178,14 +178,14 @@ def alpha_gradient(scene: Scene, settings: Settings, alpha: Tensor, generator: t
 def warm_start(scene: Scene, settings: Settings, size: tuple[int, int], generator: torch.Generator) -> Tensor:
     """Logits (N, h, w) without descent: where each prompt explains the picture's noise better than no prompt does.
 
-    The denoising-error gain of `settings.warm_start` draws on the picture itself, on the α grid, blurred, standardised.
+    The denoising-error gain on the picture itself, from `settings.warm_start` draws a view (`evidence.gain_map`), on the α grid,
+    blurred, stretched so that its median is 0 and its peak (98 % quantile) 1; undecided where it is `settings.cut`.
     """
-    denoiser = scene.denoiser
-    t = distill.draw_timesteps(settings.warm_start, settings.t_min, settings.t_max, denoiser.timesteps, generator)
-    with torch.no_grad():
-        latents = denoiser.encode(scene.image)
-    gain = evidence.gains(denoiser, latents, scene.embeddings, scene.null, t, generator).mean(dim=0)
-    maps = evidence.on_grid(gain, size, make_blur(scene, settings))
+    band = (settings.t_min, settings.t_max)
+    gain = evidence.gain_map(
+        scene.denoiser, scene.image, scene.embeddings, scene.null, settings.warm_start, band, size, generator
+    )
+    maps = evidence.stretch(make_blur(scene, settings)(gain))
     return STEEPNESS * (maps - settings.cut)
 
 

@@ -35,7 +35,7 @@ class Segmentation:
     @property
     def mask(self) -> NDArray[np.bool_]:
         """(N, H, W) bool: alpha above the threshold."""
-        return self.alpha > self.settings.threshold
+        return np.greater(self.alpha, np.float32(self.settings.threshold))
 
     @property
     def found(self) -> NDArray[np.bool_]:
@@ -52,18 +52,19 @@ class Segmentation:
     def overlay(self) -> Image.Image:
         """The picture with each mask tinted in its own colour and outlined, the rest greyed, RGB."""
         rgb = self.picture.rgb
-        grey = rgb.mean(axis=2, keepdims=True)
-        canvas = 0.35 * rgb + 0.65 * (0.5 * grey + 90)
+        image = Image.fromarray(rgb)
+        grey = image.convert("L").point(lambda value: 0.5 * value + 90)
+        canvas = np.array(Image.blend(image, Image.merge("RGB", [grey] * 3), 0.65))
         for index, mask in enumerate(self.mask):
             colour = np.array(COLOURS[index % len(COLOURS)], np.float32)
             canvas[mask] = 0.72 * rgb[mask] + 0.28 * colour
             canvas[_outline(mask)] = colour
-        return Image.fromarray(np.clip(canvas, 0, 255).astype(np.uint8))
+        return Image.fromarray(canvas)
 
     def to_coco(self, image_id: int = 0, first_id: int = 1) -> dict[str, Any]:
         """COCO's layout: images, categories (the prompts), and an annotation with uncompressed RLE per found prompt."""
         height, width = self.picture.size
-        annotations = []
+        annotations: list[dict[str, Any]] = []
         for index, mask in enumerate(self.mask):
             if not mask.any():
                 continue
@@ -141,9 +142,6 @@ def _outline(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     reach = max(1, round(min(mask.shape) / 250))
     inner = np.pad(mask, reach)
     height, width = mask.shape
-    for axis, length in ((0, height), (1, width)):
-        low = inner.take(range(0, length), axis=axis)
-        high = inner.take(range(2 * reach, 2 * reach + length), axis=axis)
-        both = low & high
-        inner = both
+    inner = inner[:height] & inner[2 * reach :]
+    inner = inner[:, :width] & inner[:, 2 * reach :]
     return mask & ~inner

@@ -20,8 +20,8 @@ class Settings:
 
     alpha: what is optimised, "raster" (a logit per pixel) or "fourier" (an MLP on Fourier features).
     blur: what guides the bilateral blur, "rgb" or "none"; `segment(guide=…)` gives any other map.
-    warm_start: draws of (t, ε) for the forward-only map that alpha starts from; 0 starts from noise, as the paper does.
-    cut: standard deviations above the mean at which that map counts as undecided.
+    warm_start: draws of (t, ε), for the picture and for its mirror image, for the forward-only map that alpha starts from; 0 starts from noise, as the paper does.
+    cut: where that map, its median 0 and its peak 1, counts as undecided.
     steps: optimisation steps. draws: (t, ε) pairs a step. estimator: "sds", the paper's
     :math:`w(t)(ε̂-ε)`, or "csd", the classifier score alone :math:`w(t)(ε_p-ε_∅)` (arXiv 2310.19415).
     complement: weight of the score on the complement (1−α)·x, which must not be the prompt.
@@ -38,15 +38,15 @@ class Settings:
     preset: str = "default"
     alpha: Alpha = "raster"
     blur: Blur = "rgb"
-    warm_start: int = 32
-    cut: float = 1.0
+    warm_start: int = 24
+    cut: float = 0.4
     steps: int = 12
     draws: int = 4
     estimator: Estimator = "csd"
     complement: float = 0.0
     balance: bool = True
     t_min: float = 0.3
-    t_max: float = 0.7
+    t_max: float = 0.8
     guidance_scale: float = 100.0
     gravity: float = 0.0
     optimizer: Optimizer = "adam"
@@ -108,7 +108,7 @@ class Settings:
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     # a quick look: the forward-only map alone
-    "draft": {"warm_start": 16, "steps": 0},
+    "draft": {"warm_start": 12, "steps": 0},
     # arXiv 2211.13224: 200 iterations of SGD from an undecided mask, one (t, noise) each, gravity
     "paper": {
         "warm_start": 0,

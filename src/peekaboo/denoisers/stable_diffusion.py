@@ -46,7 +46,7 @@ class StableDiffusion:
             part.requires_grad_(False)
             part.eval()
         self.device, self.dtype = pipe.unet.device, pipe.unet.dtype
-        self.alphas_cumprod = alphas_cumprod.to(self.device, torch.float32)
+        self.alphas_cumprod: Tensor = alphas_cumprod.to(self.device, torch.float32)
         self.timesteps = len(alphas_cumprod)
         self.prediction_type = str(pipe.scheduler.config.get("prediction_type", "epsilon"))
         self.factor = 2 ** (len(pipe.vae.config.block_out_channels) - 1)
@@ -59,7 +59,8 @@ class StableDiffusion:
         embeddings, _ = self.pipe.encode_prompt(
             list(prompts), self.device, num_images_per_prompt=1, do_classifier_free_guidance=False
         )
-        return embeddings.to(self.dtype)
+        result: Tensor = embeddings.to(self.dtype)
+        return result
 
     def clipped(self, prompt: str) -> str:
         """See `Denoiser`."""
@@ -73,15 +74,16 @@ class StableDiffusion:
         config = self.vae.config
         latents = self.vae.encode((2 * images - 1).to(self.vae.dtype)).latent_dist.mode()
         shift = getattr(config, "shift_factor", None) or 0.0
-        return ((latents - shift) * config.scaling_factor).float()
+        scaled: Tensor = (latents - shift) * config.scaling_factor
+        return scaled.float()
 
     def add_noise(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """See `Denoiser`."""
-        alpha_bar = self.alphas_cumprod[t].view(-1, 1, 1, 1)
+        alpha_bar: Tensor = self.alphas_cumprod[t].view(-1, 1, 1, 1)
         return alpha_bar.sqrt() * latents + (1 - alpha_bar).sqrt() * noise
 
     @torch.no_grad()
     def predict(self, noisy: Tensor, t: Tensor, embeddings: Tensor) -> Tensor:
         """See `Denoiser`."""
-        output = self.unet(noisy.to(self.dtype), t, embeddings).sample.float()
+        output: Tensor = self.unet(noisy.to(self.dtype), t, embeddings).sample.float()
         return epsilon_from(output, noisy, self.alphas_cumprod[t].view(-1, 1, 1, 1), self.prediction_type)
