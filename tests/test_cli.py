@@ -182,6 +182,11 @@ def test_bad_pictures_are_exit_1_one_sentence_and_no_files(kind, says, model, tm
         (["-p", "a", "-m", "no-model"], "There is no model 'no-model'"),
         (["-p", "a", "-m", "nobody/nothing"], "could not be fetched"),
         (["-p", "a", "--device", "abacus"], "abacus"),
+        (["-p", "a", "--device", "meta"], "meta"),
+        (["-p", "a", "-m", "x" * 5000], "cannot be a path"),
+        (["-p", "a", "-p", "A"], "given 2 times"),
+        (["-p", "a", "--set", "balance=ture"], "ture"),
+        (["-p", "a", "--set", "self=1"], "no setting 'self'"),
         ([], "prompt"),
     ],
 )
@@ -241,6 +246,33 @@ def test_not_a_number_is_one_sentence(photo, model, tmp_path, monkeypatch):
     result = cli(photo, "-p", "a", "-o", out, "-m", model, *FAST, code=1)
     assert "not a number" in result.stderr
     assert list(out.iterdir()) == []
+
+
+def test_a_name_too_long_or_not_in_utf8(photo, model, tmp_path):
+    assert "cannot be looked up" in cli("x" * 5000, "-p", "a", "-o", tmp_path / "o", code=2).stderr
+    strange = os.fsdecode(os.fsencode(photo.parent) + b"/caf\xe9.jpg")
+    os.link(photo, strange)
+    cli(photo.parent, "-p", "a", "-o", tmp_path / "out", "-m", model, "--json", *FAST)
+    assert len(list((tmp_path / "out").rglob("run.json"))) == 2
+
+
+def test_out_of_memory_is_one_sentence_and_the_others_go_on(photo, model, tmp_path, monkeypatch):
+    from peekaboo.denoisers.stable_diffusion import StableDiffusion
+
+    Image.open(photo).save(photo.parent / "second.png")
+    predict = StableDiffusion.predict
+    calls = []
+
+    def once(self, *arguments):
+        calls.append(1)
+        if len(calls) == 1:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
+        return predict(self, *arguments)
+
+    monkeypatch.setattr(StableDiffusion, "predict", once)
+    result = cli(photo.parent, "-p", "a", "-o", tmp_path / "out", "-m", model, *FAST, code=1)
+    assert "photo.jpg: there is not enough memory" in result.stderr
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["second"]
 
 
 def test_ctrl_c_keeps_the_masks_so_far(photo, model, tmp_path):

@@ -142,7 +142,7 @@ def test_timesteps_are_stratified_and_in_range():
 
 
 def test_the_loop_finds_the_red_square(toy_scene):
-    settings = preset("paper", learning_rate=2.0, gravity=0.02, blur="none", steps=60)
+    settings = preset("paper", learning_rate=2.0 / optimize.PAPER_PIXELS, gravity=0.02, blur="none", steps=60)
     *_, last = optimize.run(toy_scene, settings)
     truth = torch.zeros(24, 40, dtype=torch.bool)
     truth[4:16, 8:24] = True
@@ -152,7 +152,7 @@ def test_the_loop_finds_the_red_square(toy_scene):
 
 
 def test_steps_report_the_mask_change(toy_scene):
-    steps = list(optimize.run(toy_scene, preset("paper", learning_rate=0.5, steps=3)))
+    steps = list(optimize.run(toy_scene, preset("paper", steps=3)))
     assert [s.index for s in steps] == [1, 2, 3]
     assert steps[0].change == 0
     assert steps[1].change == pytest.approx(float((steps[1].alpha - steps[0].alpha).abs().mean()))
@@ -178,7 +178,7 @@ def test_not_a_number_stops_with_the_iteration_named(toy_scene, toy):
     predict = toy.predict
     toy.predict = lambda noisy, t, e: predict(noisy, t, e) * float("nan" if len(toy.calls) > 2 else "1")
     with pytest.raises(NumericalError, match="iteration 3 of 9"):
-        list(optimize.run(toy_scene, preset("paper", learning_rate=1.0, steps=9)))
+        list(optimize.run(toy_scene, preset("paper", steps=9)))
 
 
 def test_several_prompts_share_timestep_and_noise(toy, toy_scene):
@@ -187,3 +187,12 @@ def test_several_prompts_share_timestep_and_noise(toy, toy_scene):
     alpha = torch.rand(1, 24, 40, dtype=torch.float64).repeat(2, 1, 1)
     gradient = optimize.alpha_gradient(scene, preset("paper"), alpha, torch.Generator().manual_seed(0))
     torch.testing.assert_close(gradient[0], gradient[1])
+
+
+def test_the_papers_rate_is_scaled_to_the_grid():
+    """Fourier: the paper's own rate on its own grid. Raster: a pixel's share of the sum, on any grid. Adam: as it is."""
+    paper = preset("paper")
+    assert optimize.learning_rate(paper.with_changes(alpha="fourier"), 256 * 256) == pytest.approx(1e-5)
+    assert optimize.learning_rate(paper.with_changes(alpha="fourier"), 64 * 64) == pytest.approx(16e-5)
+    assert optimize.learning_rate(paper, 64 * 64) == optimize.learning_rate(paper, 256 * 256) == pytest.approx(0.65536)
+    assert optimize.learning_rate(preset("default"), 64 * 64) == preset("default").learning_rate

@@ -106,10 +106,27 @@ def test_on_step_sees_every_iteration_and_a_run_can_be_left(model, picture):
     assert not model.start(picture, "red").result().mask.any()
 
 
-@pytest.mark.parametrize("prompts", ["", "   ", [], ["a", ""], ["a", 3], ["x"] * 65])
+@pytest.mark.parametrize(
+    "prompts", ["", "   ", [], ["a", ""], ["a", 3], ["a cat", "A  cat"], [str(n) for n in range(65)]]
+)
 def test_prompts_that_say_nothing_are_refused(model, picture, prompts):
     with pytest.raises(PromptError):
         model.segment(picture, prompts)
+
+
+def test_watching_a_run_leaves_gradients_as_they_were(model, picture):
+    with torch.no_grad():
+        states = [torch.is_grad_enabled() for _ in model.start(picture, "red", steps=3)]
+    assert states == [False] * 4
+    steps = iter(model.start(picture, "red", steps=3))
+    next(steps)
+    next(steps)
+    assert torch.is_grad_enabled()
+
+
+def test_fourier_begins_where_the_warm_start_ended(model, picture):
+    first, second, *_ = model.start(picture, "red", alpha="fourier", steps=1)
+    assert iou((first.alpha[0] > 0.5).numpy(), (second.alpha[0] > 0.5).numpy()) > 0.8
 
 
 def test_a_long_prompt_is_cut_and_that_is_said(model, picture):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from peekaboo.errors import OutputError
-from peekaboo.files import check_writable, distinct, slug, write_bytes
+from peekaboo.files import check_writable, distinct, slug, write_all
 from peekaboo.images import Picture
 from peekaboo.result import Segmentation, run_lengths
 from peekaboo.settings import preset
@@ -110,20 +110,23 @@ def test_names_that_clash_get_a_suffix():
     assert distinct(["a", "A", "a", "b", "a-2"]) == ["a", "A-2", "a-3", "b", "a-2-2"]
 
 
-def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
-    (tmp_path / "alpha.png").write_bytes(b"before")
+def test_a_disk_that_fills_up_midway_leaves_everything_as_it_was(tmp_path, monkeypatch):
+    before = {tmp_path / name: b"before" for name in ("a", "b", "c")}
+    write_all(before)
+    calls = []
+    original = Path.write_bytes
 
     def full(self, data):
-        with self.open("wb") as file:
-            file.write(data[:3])
-        raise OSError(errno.ENOSPC, "No space left on device")
+        calls.append(self)
+        original(self, data[:3])
+        if len(calls) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OutputError, match="the disk is full"):
-        write_bytes(tmp_path / "alpha.png", b"after all")
+        write_all(dict.fromkeys(before, b"after all"))
     monkeypatch.undo()
-    assert [p.name for p in tmp_path.iterdir()] == ["alpha.png"]
-    assert (tmp_path / "alpha.png").read_bytes() == b"before"
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):

@@ -72,7 +72,7 @@ class DenoiserConfig:
     text_width: int = 192
     text_tokens: int = 24  # positions, start and end tokens counted
     prediction_type: str = "v_prediction"
-    scenes: int = 185_000
+    scenes: int = 172_000
     batch: int = 64  # scenes a step
     lr: float = 7e-4
     warmup: int = 200  # steps

@@ -88,10 +88,14 @@ class Fourier(nn.Module):
                     values = torch.rand(parameter.shape, generator=generator)
                     parameter.data.copy_((2 * values - 1) * bound)
 
+    def unblurred(self) -> Tensor:
+        """Logits (N, h, w) before the blur."""
+        logits: Tensor = self.network(self.encoding)  # (h*w, N)
+        return logits.T.reshape(-1, *self.size)
+
     def forward(self) -> Tensor:
         """Logits (N, h, w) after the blur."""
-        logits: Tensor = self.network(self.encoding)  # (h*w, N)
-        return self.blur(logits.T.reshape(-1, *self.size))
+        return self.blur(self.unblurred())
 
 
 def linear(inputs: int, outputs: int) -> nn.Linear:

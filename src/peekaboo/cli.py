@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -74,7 +73,9 @@ def segment(
         str,
         typer.Option("--model", "-m", help="'bundled', a diffusers folder, a .safetensors file, or a Hub id."),
     ] = "bundled",
-    preset: Annotated[Preset, typer.Option(help="'paper' is arXiv 2211.13224 to the letter.")] = Preset.default,
+    preset: Annotated[
+        Preset, typer.Option(help="'paper' is the method of arXiv 2211.13224, 'draft' the first map alone.")
+    ] = Preset.default,
     seed: Annotated[int, typer.Option(min=0, help="Of every random draw.")] = 0,
     set_: Annotated[
         list[str],
@@ -111,17 +112,23 @@ def segment(
             run = loaded.start(job.image, prompts, preset=settings, guide=guide)
             frames = jobs.Frames(run) if timelapse else None
             stopped = report.watch(job.image.name, run, frames)
+            if stopped and run.last is None:
+                raise KeyboardInterrupt
             result = run.result()
             record = jobs.save(job, result, frames)
-        except PeekabooError as error:
+        except KeyboardInterrupt:
+            report.error(f"stopped; nothing was written for {job.image}, earlier results are in {out}")
+            raise typer.Exit(SOME_FAILED) from None
+        except (PeekabooError, MemoryError, RuntimeError) as error:
             failed += 1
-            report.error(str(error))
+            text = jobs.explain(job.image, error)
+            report.error(text)
             if as_json:
-                typer.echo(json.dumps({"image": str(job.image), "error": str(error)}, ensure_ascii=False))
+                typer.echo(json.dumps({"image": str(job.image), "error": text}))
             continue
         report.done(job.folder, result, record, stopped)
         if as_json:
-            typer.echo(json.dumps(record, ensure_ascii=False))
+            typer.echo(json.dumps(record))
         if stopped:
             raise typer.Exit(SOME_FAILED)
     if failed and len(work) > 1:
@@ -202,12 +209,8 @@ class _nothing:
 
 
 def main() -> None:
-    """The console script. Ctrl-C outside a run ends quietly."""
-    try:
-        app()
-    except KeyboardInterrupt:
-        sys.stderr.write("stopped; nothing was written\n")
-        sys.exit(130)
+    """The console script."""
+    app()
 
 
 if __name__ == "__main__":

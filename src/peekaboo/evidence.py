@@ -100,9 +100,7 @@ def gain_map(
     return total / weight
 
 
-def stretch(maps: Tensor, high: float = 0.98) -> Tensor:
-    """Each map (N, h, w) shifted and scaled so that its median is 0 and its `high` quantile is 1."""
+def spread(maps: Tensor, high: float = 0.98) -> tuple[Tensor, Tensor]:
+    """The median and the `high` quantile of each map (N, h, w), both (N, 1, 1)."""
     flat = maps.flatten(1)
-    low = flat.median(dim=1).values.view(-1, 1, 1)
-    top = flat.quantile(high, dim=1).view(-1, 1, 1)
-    return (maps - low) / (top - low).clamp_min(1e-12)
+    return flat.median(dim=1).values.view(-1, 1, 1), flat.quantile(high, dim=1).view(-1, 1, 1)

@@ -9,7 +9,8 @@ import os
 import re
 import unicodedata
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,20 +43,23 @@ def distinct(names: Iterable[str]) -> list[str]:
     return result
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all. Raises OutputError with the reason."""
-    partial = path.with_name(f".{uuid.uuid4().hex[:8]}.partial")
+def write_all(files: Mapping[Path, bytes]) -> None:
+    """Write all the files or none: each is written beside its place, and renamed into it when all are. Raises OutputError."""
+    partials: dict[Path, Path] = {}
+    path = Path()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(data)
-        os.replace(partial, path)
+        for path, data in files.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partials[path] = path.with_name(f".{uuid.uuid4().hex[:8]}.partial")
+            partials[path].write_bytes(data)
+        for path, partial in partials.items():
+            os.replace(partial, path)
     except OSError as error:
         raise OutputError(_reason(path, error)) from error
     finally:
-        try:
-            partial.unlink(missing_ok=True)
-        except OSError:
-            pass
+        for partial in partials.values():
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
 
 
 def _reason(path: Path, error: OSError) -> str:
@@ -68,16 +72,16 @@ def _reason(path: Path, error: OSError) -> str:
     return f"{path} could not be written ({error.strerror or error}); choose another --out."
 
 
-def write_image(path: Path, image: Image.Image, **options: Any) -> None:
-    """Write an image in the format of the path's suffix, whole or not at all."""
+def image_bytes(image: Image.Image, suffix: str, **options: Any) -> bytes:
+    """An image encoded in the format of a suffix such as ".png"."""
     buffer = io.BytesIO()
-    image.save(buffer, Image.registered_extensions()[path.suffix], **options)
-    write_bytes(path, buffer.getvalue())
+    image.save(buffer, Image.registered_extensions()[suffix], **options)
+    return buffer.getvalue()
 
 
-def write_json(path: Path, data: Any) -> None:
-    """Write JSON, indented, whole or not at all."""
-    write_bytes(path, (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode())
+def json_bytes(data: Any) -> bytes:
+    """Indented JSON in UTF-8; what UTF-8 cannot hold (a file name's stray bytes) is escaped."""
+    return (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
 
 
 def check_writable(folder: Path) -> None:

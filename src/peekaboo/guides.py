@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from peekaboo.errors import ImageError
 
@@ -39,12 +39,12 @@ def _load(guide: GuideLike) -> np.ndarray:
     if isinstance(guide, Image.Image):
         return np.asarray(guide)
     path = Path(guide)
-    if not path.is_file():
+    if not str(guide) or not path.is_file():
         raise ImageError(f"There is no guide file {path}; check the name.")
     try:
         if path.suffix.lower() == ".npy":
             return np.asarray(np.load(path, allow_pickle=False))
         with Image.open(path) as image:
             return np.asarray(image)
-    except (OSError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, EOFError, SyntaxError, Image.DecompressionBombError) as error:
         raise ImageError(f"The guide {path} cannot be read; expected an image or a .npy array.") from error

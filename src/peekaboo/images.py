@@ -56,16 +56,23 @@ def read_image(image: ImageLike) -> Picture:
     if isinstance(image, (str, Path)):
         return _read_file(Path(image))
     if isinstance(image, Image.Image):
-        return _from_pil(image, "the given image")
+        try:
+            return _from_pil(image, "the given image")
+        except OSError as error:  # read lazily: its file may be damaged
+            raise ImageError(f"The given image is damaged or truncated ({error}); get a complete copy.") from error
     if isinstance(image, np.ndarray):
         return _from_array(image)
     raise ImageError(f"An image must be a path, a PIL image or a NumPy array, but this is a {type(image).__name__}.")
 
 
 def _read_file(path: Path) -> Picture:
-    if not path.exists():
+    try:
+        exists, is_folder = path.exists(), path.is_dir()
+    except OSError as error:
+        raise ImageError(f"{str(path)[:80]} cannot be opened ({error.strerror}); check the name.") from error
+    if not exists:
         raise ImageError(f"There is no file {path}; check the name.")
-    if path.is_dir():
+    if is_folder:
         raise ImageError(f"{path} is a folder, but one image file was expected.")
     try:
         with warnings.catch_warnings():
@@ -82,7 +89,9 @@ def _read_file(path: Path) -> Picture:
         raise ImageError(f"{path} is not an image that Pillow can read; save it as PNG or JPEG.") from error
     except PermissionError as error:
         raise ImageError(f"{path} cannot be opened: permission denied.") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's plugins raise many kinds for a broken file
         raise ImageError(f"{path} is damaged or truncated ({error}); get a complete copy.") from error
 
 
@@ -162,7 +171,8 @@ def model_size(height: int, width: int, area: int, multiple: int) -> tuple[int, 
     """The (height, width) at which a model sees a picture: about `area` pixels, the picture's aspect, both sides multiples of
     `multiple`. Of the few candidates around the exact size, the one that distorts the aspect least wins.
 
-    The short side never falls under 4 multiples, so a very long strip gets more than `area` pixels rather than a squeeze.
+    The short side never falls under 4 multiples, so a very long strip gets more than `area` pixels rather than a squeeze, up to
+    four times `area`; only what is longer still is squeezed.
     """
     aspect = width / height
     low = 4 * multiple
@@ -171,6 +181,9 @@ def model_size(height: int, width: int, area: int, multiple: int) -> tuple[int, 
     for h in range(int(0.9 * exact_h) // multiple, int(1.1 * exact_h) // multiple + 2):
         side = max(h * multiple, low)
         other = max(round(side * aspect / multiple) * multiple, low)
+        if side * other > 4 * area:
+            longest = 4 * area // low // multiple * multiple
+            side, other = min(side, longest), min(other, longest)
         distortion = abs(math.log(other / side / aspect))
         drift = abs(math.log(side / exact_h))
         candidates.append((distortion + 0.25 * drift, side, other))

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from peekaboo.errors import ImageError, SettingsError
-from peekaboo.files import check_writable, distinct, write_image
+from peekaboo.errors import ImageError, PeekabooError, SettingsError
+from peekaboo.files import check_writable, distinct, image_bytes
 from peekaboo.images import SUFFIXES
 from peekaboo.optimize import Step
 from peekaboo.pipeline import Run, check_prompts
@@ -39,22 +39,31 @@ def expand(patterns: Sequence[str], out: Path) -> list[Job]:
     """
     paths: list[Path] = []
     for pattern in patterns:
-        path = Path(pattern).expanduser()
-        if path.is_dir():
-            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
-            if not inside:
-                raise ImageError(f"The folder {path} holds no pictures ({', '.join(sorted(SUFFIXES))}).")
-            paths += inside
-        elif not path.exists() and glob.has_magic(pattern):
-            inside = sorted(Path(p) for p in glob.glob(str(path), recursive=True) if not Path(p).is_dir())
-            if not inside:
-                raise ImageError(f"No file matches {pattern}; check the pattern.")
-            paths += inside
-        else:
-            paths.append(path)
+        try:
+            paths += _matches(pattern)
+        except (OSError, RuntimeError, ValueError) as error:
+            raise ImageError(f"{pattern[:80]} cannot be looked up ({error}); check the name.") from error
     unique = list(dict.fromkeys(paths))
     names = distinct(path.stem for path in unique)
     return [Job(path, out / name) for path, name in zip(unique, names, strict=True)]
+
+
+def _matches(pattern: str) -> list[Path]:
+    path = Path(pattern).expanduser()
+    if path.is_dir():
+        inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and not p.is_dir())
+        if not inside:
+            raise ImageError(f"The folder {path} holds no pictures ({', '.join(sorted(SUFFIXES))}).")
+        return inside
+    if not path.exists() and glob.has_magic(pattern):
+        inside = sorted(Path(p) for p in glob.glob(str(path), recursive=True) if not Path(p).is_dir())
+        if not inside:
+            raise ImageError(f"No file matches {pattern}; check the pattern.")
+        return inside
+    return [path]
+
+
+SWITCH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
 def read_settings(name: str, seed: int, changes: Sequence[str]) -> Settings:
@@ -66,10 +75,11 @@ def read_settings(name: str, seed: int, changes: Sequence[str]) -> Settings:
         key, equals, text = change.partition("=")
         if not equals:
             raise SettingsError(f"--set {change!r} has no value; expected NAME=VALUE.")
-        kind = kinds.get(key, str)
+        if key not in kinds:
+            raise SettingsError(f"There is no setting {key!r}; the settings are {', '.join(sorted(kinds))}.")
         try:
-            parsed[key] = text.lower() in {"true", "yes", "1"} if kind is bool else kind(text)
-        except ValueError as error:
+            parsed[key] = SWITCH[text.lower()] if kinds[key] is bool else kinds[key](text)
+        except (ValueError, KeyError) as error:
             raise SettingsError(
                 f"The setting {key} is {text!r}; expected a value like {getattr(base, key)!r}."
             ) from error
@@ -79,9 +89,18 @@ def read_settings(name: str, seed: int, changes: Sequence[str]) -> Settings:
 def save(job: Job, result: Segmentation, frames: Frames | None) -> dict[str, Any]:
     """Write everything of one picture, and return its run record."""
     result.record["image"] = str(job.image)
-    if frames is not None:
-        frames.save(job.folder / "timelapse.webp")
-    return result.save(job.folder)
+    movie = frames.movie() if frames is not None else None
+    return result.save(job.folder, {"timelapse.webp": movie} if movie else None)
+
+
+def explain(image: Path, error: BaseException) -> str:
+    """One sentence for what went wrong with an image: our own, or one for too little memory or a library's fault."""
+    if isinstance(error, PeekabooError):
+        return str(error)
+    text = str(error).strip().splitlines()
+    if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
+        return f"{image}: there is not enough memory; give fewer prompts at a time, or another --device."
+    return f"{image}: {type(error).__name__}: {text[0] if text else 'no reason given'}"
 
 
 class Frames:
@@ -104,8 +123,9 @@ class Frames:
         mixed = large.numpy()[..., None] * (self.rgb - 96) + 96
         self.images.append(Image.fromarray(mixed.clip(0, 255).astype(np.uint8)))
 
-    def save(self, path: Path) -> None:
-        """Write the animation, whole or not at all; nothing if there was no step."""
-        if self.images:
-            first, *rest = self.images
-            write_image(path, first, save_all=True, append_images=rest, duration=80, loop=0, quality=80)
+    def movie(self) -> bytes:
+        """The animation as WebP; empty if there was no step."""
+        if not self.images:
+            return b""
+        first, *rest = self.images
+        return image_bytes(first, ".webp", save_all=True, append_images=rest, duration=80, loop=0, quality=80)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from peekaboo.settings import Settings
 
 STEEPNESS = 6.0
 """Logits per unit of the warm start's map."""
+PAPER_PIXELS = 256 * 256
+"""The paper's α grid."""
 ALPHA_PER_LATENT = 4
 """α pixels along one latent's side: the paper's 256² grid on Stable Diffusion's 64² latents."""
 
@@ -107,8 +110,8 @@ def alphas(scene: Scene, settings: Settings, generator: torch.Generator) -> Iter
     blur = make_blur(scene, settings)
     start = None
     if settings.warm_start:
-        start = warm_start(scene, settings, size, generator)
-        yield alpha_of(start, settings.compete)
+        start = warm_start(scene, settings, size, blur, generator)
+        yield alpha_of(blur(start), settings.compete)
     if settings.steps:
         model = make_model(len(scene.embeddings), size, blur, settings, generator, start, scene.image.device)
         yield from descend(scene, settings, model, generator)
@@ -123,30 +126,64 @@ def make_model(
     start: Tensor | None,
     device: torch.device,
 ) -> nn.Module:
-    """The alpha model the settings ask for; a Raster begins where the warm start ended."""
+    """The alpha model the settings ask for, beginning where the warm start ended, if there was one."""
     if settings.alpha == "fourier":
-        return Fourier(prompts, size, blur, generator, device)
+        model = Fourier(prompts, size, blur, generator, device)
+        return model if start is None else fitted(model, start)
     return Raster(prompts, size, blur, generator, start, device)
+
+
+def fitted(model: Fourier, start: Tensor, steps: int = 150) -> Fourier:
+    """The MLP, brought near given logits (N, h, w) before their blur: least squares, Adam."""
+    optimizer = torch.optim.Adam(model.network.parameters(), lr=3e-3)
+    with torch.enable_grad():
+        for _ in range(steps):
+            loss = (model.unblurred() - start).square().mean()
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+    return model
 
 
 def descend(scene: Scene, settings: Settings, model: nn.Module, generator: torch.Generator) -> Iterator[Tensor]:
     """The loop of the paper: composite, encode, add noise, predict, and follow the score down to the alpha model's parameters."""
-    optimizer = make_optimizer(model, settings)
+    optimizer = make_optimizer(model, settings, math.prod(alpha_grid(scene.denoiser, scene.image.shape[-2:])))
     for _ in range(settings.steps):
-        alpha = alpha_of(model(), settings.compete)
-        gradient = alpha_gradient(scene, settings, alpha.detach(), generator)
-        optimizer.zero_grad(set_to_none=True)
-        alpha.backward(gradient)
-        optimizer.step()
+        with torch.enable_grad():  # whoever watches may have turned it off, and gets it back as it was
+            alpha = alpha_of(model(), settings.compete)
+            gradient = alpha_gradient(scene, settings, alpha.detach(), generator)
+            optimizer.zero_grad(set_to_none=True)
+            alpha.backward(gradient)
+            optimizer.step()
         with torch.no_grad():
-            yield alpha_of(model(), settings.compete)
+            after = alpha_of(model(), settings.compete)
+        yield after
 
 
-def make_optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimizer:
+def make_optimizer(model: nn.Module, settings: Settings, pixels: int) -> torch.optim.Optimizer:
     """SGD, plain as in the paper, or Adam."""
+    rate = learning_rate(settings, pixels)
     if settings.optimizer == "adam":
-        return torch.optim.Adam(model.parameters(), lr=settings.learning_rate, betas=(0.5, 0.9))
-    return torch.optim.SGD(model.parameters(), lr=settings.learning_rate)
+        return torch.optim.Adam(model.parameters(), lr=rate, betas=(0.5, 0.9))
+    return torch.optim.SGD(model.parameters(), lr=rate)
+
+
+def learning_rate(settings: Settings, pixels: int) -> float:
+    r"""The rate for an α grid of `pixels` pixels. Adam's steps have no scale, so its rate is what the settings say.
+
+    SGD's is scaled from the paper's grid of P = 256² pixels, so that 1e-5 there means the same here:
+
+    - fourier: the gradient on shared weights is a sum over the pixels, so the rate is multiplied by :math:`P / n`. On the
+      paper's own grid it is the paper's.
+    - raster: a logit gets one pixel's share of that sum, so the rate is multiplied by P, on any grid. (The paper's code notes
+      that its rate "can be larger" when alpha is no network.)
+
+    The gravity λ·Σα needs no scaling: the α grid keeps the paper's four pixels per latent side, so a pixel's λ weighs against
+    the same share of a latent's score on any model. Nor does the blur, which is the paper's 3×3, 40 times, on that grid.
+    """
+    if settings.optimizer == "adam":
+        return settings.learning_rate
+    return settings.learning_rate * PAPER_PIXELS / (pixels if settings.alpha == "fourier" else 1)
 
 
 def alpha_gradient(scene: Scene, settings: Settings, alpha: Tensor, generator: torch.Generator) -> Tensor:
@@ -169,24 +206,29 @@ def alpha_gradient(scene: Scene, settings: Settings, alpha: Tensor, generator: t
         score = distill.sds(predictions, settings.guidance_scale)
     if settings.complement:
         score = torch.cat([score[: len(alpha)], -settings.complement * score[len(alpha) :]])
-    (gradient,) = torch.autograd.grad((score * latents).sum(), alpha)
+    scale = score.abs().amax().clamp_min(1e-12)  # keeps a half-precision encoder's gradient from vanishing
+    (gradient,) = torch.autograd.grad((score / scale * latents).sum(), alpha)
+    gradient = scale * gradient
     if settings.balance:
         gradient = balanced(gradient)
     return gradient + settings.gravity
 
 
-def warm_start(scene: Scene, settings: Settings, size: tuple[int, int], generator: torch.Generator) -> Tensor:
-    """Logits (N, h, w) without descent: where each prompt explains the picture's noise better than no prompt does.
+def warm_start(
+    scene: Scene, settings: Settings, size: tuple[int, int], blur: Blur, generator: torch.Generator
+) -> Tensor:
+    """Logits (N, h, w), before their blur, without descent: where each prompt explains the picture's noise better than no
+    prompt does.
 
-    The denoising-error gain on the picture itself, from `settings.warm_start` draws a view (`evidence.gain_map`), on the α grid,
-    blurred, stretched so that its median is 0 and its peak (98 % quantile) 1; undecided where it is `settings.cut`.
+    The denoising-error gain on the picture itself, from `settings.warm_start` draws a view (`evidence.gain_map`), shifted and
+    scaled so that, blurred, its median is 0 and its peak (98 % quantile) 1; undecided where it is `settings.cut`.
     """
     band = (settings.t_min, settings.t_max)
     gain = evidence.gain_map(
         scene.denoiser, scene.image, scene.embeddings, scene.null, settings.warm_start, band, size, generator
     )
-    maps = evidence.stretch(make_blur(scene, settings)(gain))
-    return STEEPNESS * (maps - settings.cut)
+    low, high = evidence.spread(blur(gain))
+    return STEEPNESS * ((gain - low) / (high - low).clamp_min(1e-12) - settings.cut)
 
 
 def balanced(gradient: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -115,7 +116,13 @@ def check_prompts(prompts: str | Sequence[str]) -> list[str]:
             raise PromptError(f"A prompt must be text, but {text!r} is a {type(text).__name__}.")
         if not text.strip():
             raise PromptError("The prompt is empty; say what to find, for example 'a sheep'.")
-    return [" ".join(text.split()) for text in texts]
+    clean = [" ".join(text.split()) for text in texts]
+    for text, count in Counter(text.lower() for text in clean).items():
+        if count > 1:
+            raise PromptError(
+                f"The prompt {text!r} is given {count} times; prompts of one run compete, so give it once."
+            )
+    return clean
 
 
 class Run:

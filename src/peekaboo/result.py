@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from peekaboo.files import distinct, slug, write_image, write_json
+from peekaboo.files import distinct, image_bytes, json_bytes, slug, write_all
 from peekaboo.images import Picture
 from peekaboo.settings import Settings
 
@@ -35,7 +36,7 @@ class Segmentation:
     @property
     def mask(self) -> NDArray[np.bool_]:
         """(N, H, W) bool: alpha above the threshold."""
-        return np.greater(self.alpha, np.float32(self.settings.threshold))
+        return cast(NDArray[np.bool_], self.alpha > self.settings.threshold)
 
     @property
     def found(self) -> NDArray[np.bool_]:
@@ -86,12 +87,13 @@ class Segmentation:
         images = [{"id": image_id, "width": width, "height": height}]
         return {"images": images, "categories": categories, "annotations": annotations}
 
-    def save(self, folder: str | Path) -> dict[str, Any]:
-        """Write `FOLDER/<prompt slug>/{alpha,mask,cutout,overlay}.png` and `FOLDER/run.json`, each whole or not at all.
+    def save(self, folder: str | Path, extra: Mapping[str, bytes] | None = None) -> dict[str, Any]:
+        """Write `FOLDER/<prompt slug>/{alpha,mask,cutout,overlay}.png` and `FOLDER/run.json`: all of them, or none.
 
-        Returns the run record, as written. Raises OutputError.
+        extra: more files by name, written with them. Returns the run record, as written. Raises OutputError.
         """
         folder = Path(folder)
+        files = {folder / name: data for name, data in (extra or {}).items()}
         results = []
         overlay = self.overlay()
         for index, name in enumerate(distinct(slug(prompt) for prompt in self.prompts)):
@@ -102,7 +104,7 @@ class Segmentation:
                 "overlay": overlay if len(self.prompts) == 1 else self._alone(index).overlay(),
             }
             for kind, image in images.items():
-                write_image(folder / name / f"{kind}.png", image, compress_level=3)
+                files[folder / name / f"{kind}.png"] = image_bytes(image, ".png", compress_level=3)
             results.append(
                 {
                     "prompt": self.prompts[index],
@@ -113,7 +115,7 @@ class Segmentation:
                 }
             )
         record = {**self.record, "results": results, "settings": self.settings.as_dict()}
-        write_json(folder / "run.json", record)
+        write_all({**files, folder / "run.json": json_bytes(record)})
         return record
 
     def _alone(self, index: int) -> Segmentation:

@@ -10,14 +10,18 @@ import torch
 from torch import Tensor
 
 from peekaboo.denoisers.base import epsilon_from
+from peekaboo.denoisers.quiet import quiet
 from peekaboo.errors import ModelError
+
+LATENT_PIXELS = 96 * 256
+"""Latent pixels the UNet sees at a time, so that memory does not grow with draws and prompts."""
 
 
 class StableDiffusion:
     """The `Denoiser` of a loaded `StableDiffusionPipeline`.
 
     All sizes and scales are read from the pipeline's own parts; its LoRA weights and textual inversions are used as they are.
-    The networks' parameters never get a gradient.
+    The networks are frozen: their parameters stop taking gradients, in the caller's pipeline too.
     """
 
     PARTS = ("vae", "unet", "text_encoder", "tokenizer", "scheduler")
@@ -45,7 +49,8 @@ class StableDiffusion:
         for part in (pipe.vae, pipe.unet, pipe.text_encoder):
             part.requires_grad_(False)
             part.eval()
-        self.device, self.dtype = pipe.unet.device, pipe.unet.dtype
+        self.device = torch.device(getattr(pipe, "_execution_device", pipe.unet.device))  # also when offloaded
+        self.dtype = pipe.unet.dtype
         self.alphas_cumprod: Tensor = alphas_cumprod.to(self.device, torch.float32)
         self.timesteps = len(alphas_cumprod)
         self.prediction_type = str(pipe.scheduler.config.get("prediction_type", "epsilon"))
@@ -56,15 +61,18 @@ class StableDiffusion:
     @torch.no_grad()
     def encode_prompt(self, prompts: Sequence[str]) -> Tensor:
         """See `Denoiser`. The pipeline's own encoding, so that whatever was loaded into it counts."""
-        embeddings, _ = self.pipe.encode_prompt(
-            list(prompts), self.device, num_images_per_prompt=1, do_classifier_free_guidance=False
-        )
+        with quiet():  # what is cut is told by `clipped`, in one sentence
+            embeddings, _ = self.pipe.encode_prompt(
+                list(prompts), self.device, num_images_per_prompt=1, do_classifier_free_guidance=False
+            )
         result: Tensor = embeddings.to(self.dtype)
         return result
 
     def clipped(self, prompt: str) -> str:
         """See `Denoiser`."""
         tokenizer = self.pipe.tokenizer
+        with quiet():
+            prompt = self.pipe.maybe_convert_prompt(prompt, tokenizer)  # textual inversions of several tokens
         ids = tokenizer(prompt, add_special_tokens=False, verbose=False)["input_ids"]
         room = tokenizer.model_max_length - tokenizer.num_special_tokens_to_add()
         return str(tokenizer.decode(ids[room:])) if len(ids) > room else ""
@@ -85,5 +93,7 @@ class StableDiffusion:
     @torch.no_grad()
     def predict(self, noisy: Tensor, t: Tensor, embeddings: Tensor) -> Tensor:
         """See `Denoiser`."""
-        output: Tensor = self.unet(noisy.to(self.dtype), t, embeddings).sample.float()
+        room = max(2, LATENT_PIXELS // math.prod(noisy.shape[-2:]))
+        parts = zip(noisy.to(self.dtype).split(room), t.split(room), embeddings.split(room), strict=True)
+        output = torch.cat([self.unet(*part).sample.float() for part in parts])
         return epsilon_from(output, noisy, self.alphas_cumprod[t].view(-1, 1, 1, 1), self.prediction_type)
