@@ -43,7 +43,27 @@ class Recipe:
     objects: tuple[Object, ...]
 
 
-RECIPES: tuple[Recipe, ...] = ()
+MATE = "mate-backgrounds/usr/share/backgrounds/mate/nature"
+
+
+def pair(name: str, background: str, left: tuple[str, str], right: tuple[str, str]) -> Recipe:
+    """Two things side by side, each (file, prompt)."""
+    things = (Object(left[0], 0.62, (0.28, 0.5), left[1]), Object(right[0], 0.62, (0.72, 0.52), right[1]))
+    return Recipe(name, f"{MATE}/{background}", (480, 360), things)
+
+
+SHIRT = ("clothes/t_shirt.png", "a t-shirt")
+RECIPES: tuple[Recipe, ...] = (
+    pair("leaf", "RainDrops.jpg", SHIRT, ("food/fruit/Strawberry2.png", "a strawberry")),
+    pair("meadow", "GreenMeadow.jpg", SHIRT, ("animals/birds/turkey.png", "a turkey")),
+    pair("boards", "Wood.jpg", ("food/fruit/cartoon/cherries.png", "cherries"), SHIRT),
+    pair(
+        "grass",
+        "GreenMeadow.jpg",
+        ("food/fruit/cartoon/cherries.png", "cherries"),
+        ("animals/insects/cartoon/ladybug-2.png", "a ladybug"),
+    ),
+)
 
 
 def cut_out(path: Path, side: float) -> Image.Image:

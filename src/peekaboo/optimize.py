@@ -169,7 +169,8 @@ def make_optimizer(model: nn.Module, settings: Settings, pixels: int) -> torch.o
 
 
 def learning_rate(settings: Settings, pixels: int) -> float:
-    r"""The rate for an α grid of `pixels` pixels. Adam's steps have no scale, so its rate is what the settings say.
+    r"""The rate for an α grid of `pixels` pixels. Adam's steps have no scale, so its rate is what the settings say, for logits;
+    the weights of an MLP take a hundredth of it.
 
     SGD's is scaled from the paper's grid of P = 256² pixels, so that 1e-5 there means the same here:
 
@@ -182,7 +183,7 @@ def learning_rate(settings: Settings, pixels: int) -> float:
     the same share of a latent's score on any model. Nor does the blur, which is the paper's 3×3, 40 times, on that grid.
     """
     if settings.optimizer == "adam":
-        return settings.learning_rate
+        return settings.learning_rate / (100 if settings.alpha == "fourier" else 1)
     return settings.learning_rate * PAPER_PIXELS / (pixels if settings.alpha == "fourier" else 1)
 
 

@@ -39,9 +39,9 @@ class Settings:
     alpha: Alpha = "raster"
     blur: Blur = "rgb"
     warm_start: int = 24
-    cut: float = 0.4
+    cut: float = 0.33
     steps: int = 12
-    draws: int = 4
+    draws: int = 2
     estimator: Estimator = "csd"
     complement: float = 0.0
     balance: bool = True
@@ -50,7 +50,7 @@ class Settings:
     guidance_scale: float = 100.0
     gravity: float = 0.0
     optimizer: Optimizer = "adam"
-    learning_rate: float = 0.1
+    learning_rate: float = 0.15
     kernel_size: int = 3
     blur_iterations: int = 40
     sigma_space: float = 5.0
