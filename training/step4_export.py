@@ -52,11 +52,17 @@ def export(out: Path) -> None:
 
 
 def forget_paths(folder: Path) -> None:
-    """Leave out of the configurations the paths of the machine they were made on."""
+    """Leave out of the configurations the paths of the machine they were made on, and the precision they are stored in."""
     for file in folder.rglob("*.json"):
         data = json.loads(file.read_text())
-        if isinstance(data, dict) and data.pop("_name_or_path", None) is not None:
-            file.write_text(json.dumps(data, indent=2) + "\n")
+        if not isinstance(data, dict) or file.name == "tokenizer.json":
+            continue
+        data.pop("_name_or_path", None)
+        if (
+            "dtype" in data
+        ):  # transformers would load in it, diffusers in float32: they must agree when nothing is asked
+            data["dtype"] = "float32"
+        file.write_text(json.dumps(data, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,12 +36,13 @@ class Segmentation:
     @property
     def mask(self) -> NDArray[np.bool_]:
         """(N, H, W) bool: alpha above the threshold."""
-        return cast(NDArray[np.bool_], self.alpha > self.settings.threshold)
+        return self.alpha > self.settings.threshold
 
     @property
     def found(self) -> NDArray[np.bool_]:
         """(N,) bool: the mask has at least one pixel."""
-        return self.mask.any(axis=(1, 2))
+        found: NDArray[np.bool_] = self.mask.any(axis=(1, 2))  # type: ignore[assignment]
+        return found
 
     def cutout(self, index: int = 0) -> Image.Image:
         """The thing alone, RGBA with straight alpha, at the picture's own size; what was transparent stays so."""
