@@ -44,25 +44,26 @@ class Recipe:
 
 
 MATE = "mate-backgrounds/usr/share/backgrounds/mate/nature"
-
-
-def pair(name: str, background: str, left: tuple[str, str], right: tuple[str, str]) -> Recipe:
-    """Two things side by side, each (file, prompt)."""
-    things = (Object(left[0], 0.62, (0.28, 0.5), left[1]), Object(right[0], 0.62, (0.72, 0.52), right[1]))
-    return Recipe(name, f"{MATE}/{background}", (480, 360), things)
-
-
+VOLNA = "plasma-workspace-wallpapers/usr/share/wallpapers/Volna/contents/images/5120x2880.jpg"
+LADYBUG = ("animals/insects/cartoon/ladybug-2.png", "a ladybug")
 SHIRT = ("clothes/t_shirt.png", "a t-shirt")
+STRAWBERRY = ("food/fruit/Strawberry2.png", "a strawberry")
+
+
+def arrange(name: str, background: str, *things: tuple[str, str]) -> Recipe:
+    """One thing in the middle, or two side by side, each (file, prompt)."""
+    if len(things) == 1:
+        return Recipe(name, background, (480, 360), (Object(things[0][0], 0.68, (0.5, 0.52), things[0][1]),))
+    places = ((0.27, 0.5), (0.73, 0.52))
+    objects = (Object(file, 0.68, place, prompt) for (file, prompt), place in zip(things, places, strict=True))
+    return Recipe(name, background, (560, 360), tuple(objects))
+
+
 RECIPES: tuple[Recipe, ...] = (
-    pair("leaf", "RainDrops.jpg", SHIRT, ("food/fruit/Strawberry2.png", "a strawberry")),
-    pair("meadow", "GreenMeadow.jpg", SHIRT, ("animals/birds/turkey.png", "a turkey")),
-    pair("boards", "Wood.jpg", ("food/fruit/cartoon/cherries.png", "cherries"), SHIRT),
-    pair(
-        "grass",
-        "GreenMeadow.jpg",
-        ("food/fruit/cartoon/cherries.png", "cherries"),
-        ("animals/insects/cartoon/ladybug-2.png", "a ladybug"),
-    ),
+    arrange("meadow", f"{MATE}/GreenMeadow.jpg", LADYBUG, SHIRT),
+    arrange("beach", VOLNA, STRAWBERRY, SHIRT),
+    arrange("boards", f"{MATE}/Wood.jpg", LADYBUG),
+    arrange("road", f"{MATE}/Storm.jpg", STRAWBERRY),
 )
 
 
