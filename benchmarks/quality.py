@@ -1,6 +1,6 @@
 """Quality on held-out scenes: `make bench-quality`. Writes benchmarks/quality.md, the table that the README quotes.
 
-    python benchmarks/quality.py [--samples 12] [--only default draft]
+    python benchmarks/quality.py [--samples 15] [--only default draft]
 
 Each sample is one picture and one prompt. IoU per sample; mIoU is the mean over samples; P@k the share with IoU ≥ k.
 """
@@ -39,7 +39,7 @@ def segment(model: Peekaboo, settings: Settings | None, sample: Sample) -> np.nd
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--samples", type=int, default=12)
+    parser.add_argument("--samples", type=int, default=15)
     parser.add_argument("--only", nargs="+", choices=ROWS, default=list(ROWS))
     parser.add_argument("--out", type=Path, default=TABLE)
     options = parser.parse_args()
