@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import os
 import platform
 import time
 from pathlib import Path
@@ -63,7 +64,7 @@ def main() -> None:
     device = model.denoiser.device
     note = (
         f"{len(chosen)} held-out scenes of two objects, 256 px, one prompt each; bundled model on {device}, "
-        f"{platform.machine()} with {__import__('os').cpu_count()} cores, {datetime.date.today()}. "
+        f"{platform.machine()} with {os.cpu_count()} cores, {datetime.date.today()}. "
         "Rows 2 to 5 run under the preset `paper`."
     )
     options.out.write_text("\n".join([*lines, "", note, ""]))

@@ -41,9 +41,8 @@ def export(out: Path) -> None:
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     pipe.save_pretrained(partial, safe_serialization=True)
-    for name in ("README.md",):  # the model card is written by hand
-        if (out / name).exists():
-            shutil.copy(out / name, partial / name)
+    if (card := out / "README.md").exists():  # the model card is written by hand
+        shutil.copy(card, partial)
     forget_paths(partial)
     shutil.rmtree(out, ignore_errors=True)
     partial.rename(out)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from peekaboo.pipeline import Peekaboo, Run
-    from peekaboo.result import Segmentation
 
 app = typer.Typer(
     add_completion=False,
@@ -114,8 +114,7 @@ def segment(
             stopped = report.watch(job.image.name, run, frames)
             if stopped and run.last is None:
                 raise KeyboardInterrupt
-            result = run.result()
-            record = jobs.save(job, result, frames)
+            record = jobs.save(job, run.result(), frames)
         except KeyboardInterrupt:
             report.error(f"stopped; nothing was written for {job.image}, earlier results are in {out}")
             raise typer.Exit(SOME_FAILED) from None
@@ -126,7 +125,7 @@ def segment(
             if as_json:
                 typer.echo(json.dumps({"image": str(job.image), "error": text}))
             continue
-        report.done(job.folder, result, record, stopped)
+        report.done(job.folder, record, stopped)
         if as_json:
             typer.echo(json.dumps(record))
         if stopped:
@@ -154,7 +153,7 @@ class Report:
 
     def load(self, model: str, device: str, dtype: str) -> Peekaboo:
         """Load the model and say, loudly, on which device it runs."""
-        with self.console.status("loading the model …") if not self.quiet else _nothing():
+        with self.console.status("loading the model …") if not self.quiet else nullcontext():
             from peekaboo.pipeline import Peekaboo
 
             loaded = Peekaboo.from_pretrained(model, device, dtype)
@@ -189,7 +188,7 @@ class Report:
                 return True
         return False
 
-    def done(self, folder: Path, result: Segmentation, record: dict[str, Any], stopped: bool) -> None:
+    def done(self, folder: Path, record: dict[str, Any], stopped: bool) -> None:
         """One line a prompt: found or not, how large, where."""
         if stopped:
             steps = f"{record['steps_done']} of {record['steps_asked']} iterations"
@@ -200,12 +199,6 @@ class Report:
             else:
                 self.say(f"not found: {row['prompt']} (score {row['score']:.2f})")
         self.say(f"{folder}: {record['seconds']:.1f} s on {record['device']}")
-
-
-class _nothing:
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *_: object) -> None: ...
 
 
 def main() -> None:

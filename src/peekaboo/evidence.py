@@ -2,48 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from peekaboo import distill
 from peekaboo.denoisers.base import Denoiser
-
-BATCH = 96
-"""Latents predicted at a time, so that memory does not grow with draws and prompts."""
-
-
-@dataclass(frozen=True)
-class View:
-    """A part of the picture, in shares of its height and width, mirrored or not, that fills the model's field of view."""
-
-    top: float = 0.0
-    left: float = 0.0
-    share: float = 1.0
-    mirrored: bool = False
-
-    def box(self, size: Sequence[int], multiple: int) -> tuple[int, int, int, int]:
-        """(top, bottom, left, right) on a grid of `size`, the sides multiples of `multiple` where the view is a part."""
-        if self.share == 1.0:
-            return 0, size[0], 0, size[1]
-        h, w = (max(1, round(n * self.share / multiple)) * multiple for n in size)
-        top, left = (round(f * n / multiple) * multiple for f, n in ((self.top, size[0]), (self.left, size[1])))
-        top, left = min(top, size[0] - h), min(left, size[1] - w)
-        return top, top + h, left, left + w
-
-
-WHOLE = (View(), View(mirrored=True))
-"""The picture and its mirror image: what they agree on is not an accident of the latents' grid."""
-QUARTERS = tuple(
-    View(top, left, 0.625, mirrored)
-    for mirrored, (top, left) in zip(
-        (False, True, True, False), ((0.0, 0.0), (0.0, 0.375), (0.375, 0.0), (0.375, 0.375)), strict=True
-    )
-)
-"""Four overlapping parts, nearer: small things are a handful of latents in the whole."""
 
 
 @torch.no_grad()
@@ -55,15 +19,9 @@ def gains(
     t: Tensor,
     generator: torch.Generator,
 ) -> Tensor:
-    """`distill.error_gain` at the timesteps t (D,), in batches: (D, N, h, w)."""
+    """`distill.error_gain` at the timesteps t (D,): (D, N, h, w)."""
     noise = distill.draw_noise(len(t), latents, generator)
-    size = max(1, BATCH // (2 * len(embeddings)))
-    return torch.cat(
-        [
-            distill.error_gain(distill.predict(denoiser, latents, embeddings, null, some, eps))
-            for some, eps in zip(t.split(size), noise.split(size), strict=True)
-        ]
-    )
+    return distill.error_gain(distill.predict(denoiser, latents, embeddings, null, t, noise))
 
 
 @torch.no_grad()
@@ -76,28 +34,17 @@ def gain_map(
     band: tuple[float, float],
     size: tuple[int, int],
     generator: torch.Generator,
-    views: tuple[View, ...] = WHOLE,
 ) -> Tensor:
-    """The mean error gain of `draws` draws a view, on a grid of `size`: (N, h, w).
-
-    image: (1, 3, H, W). Each view is enlarged to the picture's own size, so the model sees it at its native area.
-    """
-    total = torch.zeros(len(embeddings), *size, device=image.device)
-    weight = torch.zeros(size, device=image.device)
-    for view in views:
-        top, bottom, left, right = view.box(image.shape[-2:], 1)
-        part = image[..., top:bottom, left:right]
-        if view.share < 1.0:
-            part = F.interpolate(part, size=image.shape[-2:], mode="bicubic", align_corners=False).clamp(0, 1)
-        part = part.flip(-1) if view.mirrored else part
+    """The mean error gain over `draws` draws on the picture (1, 3, H, W) and as many on its mirror image, on a grid of `size`:
+    (N, h, w). What the two agree on is not an accident of the latents' grid."""
+    maps = []
+    for mirrored in (False, True):
+        seen = image.flip(-1) if mirrored else image
         t = distill.draw_timesteps(draws, *band, denoiser.timesteps, generator)
-        gain = gains(denoiser, denoiser.encode(part), embeddings, null, t, generator).mean(dim=0)
-        gain = gain.flip(-1) if view.mirrored else gain
-        y0, y1, x0, x1 = view.box(size, 1)
-        placed = F.interpolate(gain[None].float(), size=(y1 - y0, x1 - x0), mode="bilinear", align_corners=False)[0]
-        total[:, y0:y1, x0:x1] += placed
-        weight[y0:y1, x0:x1] += 1
-    return total / weight
+        gain = gains(denoiser, denoiser.encode(seen), embeddings, null, t, generator).mean(dim=0)
+        gain = gain.flip(-1) if mirrored else gain
+        maps.append(F.interpolate(gain[None].float(), size=size, mode="bilinear", align_corners=False)[0])
+    return torch.stack(maps).mean(dim=0)
 
 
 def spread(maps: Tensor, high: float = 0.98) -> tuple[Tensor, Tensor]:

@@ -21,7 +21,7 @@ from peekaboo.pipeline import Run, check_prompts
 from peekaboo.result import Segmentation
 from peekaboo.settings import Settings, preset
 
-__all__ = ["Frames", "Job", "check_prompts", "check_writable", "expand", "read_settings", "save"]
+__all__ = ["Frames", "Job", "check_prompts", "check_writable", "expand", "explain", "read_settings", "save"]
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class Frames:
 
     def __init__(self, run: Run) -> None:
         height, width = run.picture.size
-        ratio = min(1.0, self.SIDE / max(height, width)) if max(height, width) > self.SIDE else 1.0
+        ratio = min(1.0, self.SIDE / max(height, width))
         self.size = (max(1, round(height * ratio)), max(1, round(width * ratio)))
         small = Image.fromarray(run.picture.rgb).resize(self.size[::-1], Image.Resampling.LANCZOS)
         self.rgb = np.asarray(small, np.float32)

@@ -92,7 +92,7 @@ def run(scene: Scene, settings: Settings) -> Iterator[Step]:
     the first. Raises NumericalError, with the step's number, when a value is no number any more."""
     clock, previous = time.perf_counter(), None
     generator = torch.Generator().manual_seed(settings.seed)
-    total = settings.steps + (settings.warm_start > 0)
+    total = iterations(settings)
     for index, alpha in enumerate(alphas(scene, settings, generator), start=1):
         if not torch.isfinite(alpha).all():
             raise NumericalError(
@@ -102,6 +102,11 @@ def run(scene: Scene, settings: Settings) -> Iterator[Step]:
         change = 0.0 if previous is None else float((alpha - previous).abs().mean())
         previous = alpha
         yield Step(index, total, alpha, change, time.perf_counter() - clock)
+
+
+def iterations(settings: Settings) -> int:
+    """How many Steps a run yields: the warm start, where there is one, counts as the first."""
+    return settings.steps + (settings.warm_start > 0)
 
 
 def alphas(scene: Scene, settings: Settings, generator: torch.Generator) -> Iterator[Tensor]:

@@ -139,6 +139,7 @@ class Run:
         self.denoiser, self.picture, self.prompts, self.settings = denoiser, picture, prompts, settings
         self.notes = [*picture.notes, *clipped_notes(denoiser, prompts)]
         self.model_size = model_size(*picture.size, denoiser.native_area, denoiser.factor)
+        self.grid = optimize.alpha_grid(denoiser, self.model_size)
         self.clock = time.perf_counter()
         self.scene = self._prepare(guide)
         self.last: Step | None = None
@@ -146,13 +147,12 @@ class Run:
     def _prepare(self, guide: GuideLike | None) -> Scene:
         image = to_model(self.picture.rgb, self.model_size).to(self.denoiser.device)
         embeddings = self.denoiser.encode_prompt([*self.prompts, ""])
-        grid = optimize.alpha_grid(self.denoiser, self.model_size)
         blur_guide: Tensor | None = None
         if guide is not None:
             array = torch.from_numpy(read_guide(guide)).permute(2, 0, 1)[None]
-            blur_guide = optimize.to_grid(array, grid).to(self.denoiser.device)
+            blur_guide = optimize.to_grid(array, self.grid).to(self.denoiser.device)
         elif self.settings.blur == "rgb":
-            blur_guide = optimize.to_grid(image, grid)
+            blur_guide = optimize.to_grid(image, self.grid)
         return Scene(self.denoiser, image, embeddings[:-1], embeddings[-1:], blur_guide)
 
     def __iter__(self) -> Iterator[Step]:
@@ -162,15 +162,13 @@ class Run:
 
     def result(self) -> Segmentation:
         """The masks after the last step that was done, at the picture's own size. Before the first there are none: all zero."""
-        grid = optimize.alpha_grid(self.denoiser, self.model_size)
-        alpha = self.last.alpha if self.last else torch.zeros(len(self.prompts), *grid)
-        cell = optimize.ALPHA_PER_LATENT
-        full = upsample(alpha, self.picture.rgb, cell=cell)
+        alpha = self.last.alpha if self.last else torch.zeros(len(self.prompts), *self.grid)
+        full = upsample(alpha, self.picture.rgb, cell=optimize.ALPHA_PER_LATENT)
         score = presence(self.scene, alpha, self.settings)
         return Segmentation(full, score.cpu().numpy(), self.prompts, self.settings, self.picture, self._record())
 
     def _record(self) -> dict[str, Any]:
-        done, total = (self.last.index, self.last.total) if self.last else (0, self.settings.steps)
+        done, total = self.last.index if self.last else 0, optimize.iterations(self.settings)
         return {
             "peekaboo": peekaboo.__version__,
             "torch": torch.__version__,

@@ -96,22 +96,22 @@ class Segmentation:
         folder = Path(folder)
         files = {folder / name: data for name, data in (extra or {}).items()}
         results = []
-        overlay = self.overlay()
+        masks = self.mask
         for index, name in enumerate(distinct(slug(prompt) for prompt in self.prompts)):
             images = {
                 "alpha": Image.fromarray(_eight_bits(self.alpha[index])),
-                "mask": Image.fromarray(_eight_bits(self.mask[index])),
+                "mask": Image.fromarray(_eight_bits(masks[index])),
                 "cutout": self.cutout(index),
-                "overlay": overlay if len(self.prompts) == 1 else self._alone(index).overlay(),
+                "overlay": self._alone(index).overlay(),
             }
             for kind, image in images.items():
                 files[folder / name / f"{kind}.png"] = image_bytes(image, ".png", compress_level=3)
             results.append(
                 {
                     "prompt": self.prompts[index],
-                    "found": bool(self.found[index]),
+                    "found": bool(masks[index].any()),
                     "score": round(float(self.score[index]), 4),
-                    "area": round(float(self.mask[index].mean()), 6),
+                    "area": round(float(masks[index].mean()), 6),
                     "files": {kind: f"{name}/{kind}.png" for kind in images},
                 }
             )

@@ -32,7 +32,7 @@ class Settings:
     optimizer, learning_rate: "sgd" or "adam", on the logits (see `optimize.learning_rate` for how the paper's is scaled).
     kernel_size, blur_iterations, sigma_space, sigma_guide: the bilateral blur's.
     threshold: the mask is alpha above it. compete: several prompts share the pixels (softmax with a "none of them" class).
-    seed: of every random draw. The same seed on the same machine gives the same bytes.
+    seed: of every random draw. The same seed on the same machine gives the same bytes (tested on CPUs; CUDA's kernels need not).
     """
 
     preset: str = "default"

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No chatter of diffusers and transformers while a model loads (our errors say it all); restored afterwards."""
+    """No chatter of diffusers and transformers meanwhile (our own sentences say it all); restored afterwards."""
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
