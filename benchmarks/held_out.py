@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -22,30 +23,62 @@ TIERS = {"plain": "solid", "textured": "gradient", "cluttered": "photo"}
 
 @dataclass(frozen=True)
 class Sample:
-    """One picture (H, W, 3) uint8, one prompt, the exact mask (H, W) bool of what it names, and those of the others."""
+    """One picture (H, W, 3) uint8, one prompt, and the exact masks (N, H, W) bool of its objects: the named one first."""
 
     image: np.ndarray
     prompt: str
-    truth: np.ndarray
-    others: np.ndarray
+    masks: np.ndarray
     tier: str
     scene: Scene
 
+    @property
+    def truth(self) -> np.ndarray:
+        """The mask (H, W) bool of what the prompt names."""
+        return self.masks[0]
 
-def samples(count: int, seed: int = 2024, side: int = 256, objects: int = 2) -> list[Sample]:
-    """`count` samples, the tiers in turn, one named object each of `objects` in the picture."""
+    def is_wrong(self, mask: np.ndarray) -> bool:
+        """Whether a mask (H, W) bool covers another object of the scene more than the named one."""
+        covered = (self.masks & mask).sum(axis=(1, 2))
+        return bool((covered[1:] > covered[0]).any())
+
+
+@cache
+def open_pack(styles: str) -> Pack:
     path = cache_folder() / "data.npz"
     if not path.exists():
         raise SystemExit(f"There is no {path}; make it with `make -C training data`.")
-    pack, cfg = Pack(path, held_out=True), Config()
+    return Pack(path, "test", styles)
+
+
+def samples(
+    count: int,
+    seed: int = 2024,
+    side: int = 256,
+    objects: tuple[int, ...] = (2, 3),
+    names: str = "core",
+    styles: str = "known",
+) -> list[Sample]:
+    """`count` samples, one named object each: the tiers in turn, then the numbers of objects in turn.
+
+    Args:
+        count: how many.
+        seed: of the scenes.
+        side: of the square pictures, pixels.
+        objects: how many objects the scenes show.
+        names: "core" for the names of training/concepts.py, "all" for every name.
+        styles: "known" for held-out drawings of the icon sets that training has seen, and held-out photographs; "unseen"
+            for the drawings of a set that it has never seen.
+    """
+    pack, cfg = open_pack(styles), Config()
     rng = np.random.default_rng(seed)
-    result = []
+    pool = pack.core if names == "core" else pack.names
+    result: list[Sample] = []
     while len(result) < count:
         tier = list(TIERS)[len(result) % len(TIERS)]
-        scene = compose(rng, pack, cfg.scenes, (side, side), objects, TIERS[tier], clean=True)
+        number = objects[len(result) // len(TIERS) % len(objects)]
+        scene = compose(rng, pack, cfg, (side, side), number, TIERS[tier], clean=True, names=pool)
         masks = scene.alphas > 0.5
         if masks.mean(axis=(1, 2)).min() < 0.02:
             continue  # an object that another one hides asks nothing sensible
-        others = masks[1:].any(axis=0)
-        result.append(Sample(scene.image, scene.names[0], masks[0], others, tier, scene))
+        result.append(Sample(scene.image, scene.names[0], masks, tier, scene))
     return result

@@ -10,11 +10,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from torch import Tensor
+from safetensors.torch import load_file
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from config import Config, cache_folder
 from scenes import Pack, compose
+
+BUNDLED = Path(__file__).parent.parent / "src" / "peekaboo" / "bundled"
 
 
 class SceneBatches(IterableDataset):
@@ -30,7 +33,7 @@ class SceneBatches(IterableDataset):
         pack = Pack(cache_folder() / "data.npz")
         while True:
             shape = self.cfg.shapes[rng.integers(len(self.cfg.shapes))]
-            scenes = [compose(rng, pack, self.cfg.scenes, shape) for _ in range(self.batch)]
+            scenes = [compose(rng, pack, self.cfg, shape) for _ in range(self.batch)]
             yield torch.from_numpy(np.stack([s.image for s in scenes])), [s.caption for s in scenes]
 
 
@@ -78,6 +81,24 @@ class Run:
         with self.log_file.open("a") as file:
             file.write(json.dumps(figures) + "\n")
         print(" ".join(f"{k} {v:.6g}" for k, v in figures.items()), flush=True)
+
+
+def start_from_released(network: nn.Module, part: str) -> bool:
+    """Load the released weights of one part ("vae", "unet", "text_encoder") where they fit; False where they do not.
+
+    Raises nothing when there is no release, or one of another shape: the network then keeps its random weights.
+    """
+    files = sorted((BUNDLED / part).glob("*.safetensors"))
+    if not files:
+        return False
+    weights = {name: tensor.float() for name, tensor in load_file(files[0]).items()}
+    own = network.state_dict()
+    if {n: w.shape for n, w in own.items()} != {n: w.shape for n, w in weights.items()}:
+        print(f"{part}: the released weights have another shape; starting from random ones", flush=True)
+        return False
+    network.load_state_dict(weights)
+    print(f"{part}: starting from the released weights", flush=True)
+    return True
 
 
 def read_log(path: Path) -> list[dict]:

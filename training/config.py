@@ -17,22 +17,39 @@ def cache_folder() -> Path:
 class DataConfig:
     """Step 1: what is fetched and how it is packed."""
 
-    npm: tuple[str, ...] = ("noto", "twemoji", "fluent-emoji", "fluent-emoji-flat", "openmoji")
-    debian: tuple[str, ...] = (
-        "tuxpaint-stamps-default",
+    icons: tuple[str, ...] = (  # @iconify-json/…: SVG
+        "noto",
+        "twemoji",
+        "fluent-emoji",
+        "fluent-emoji-flat",
+        "openmoji",
+        "emojione",
+        "emojione-v1",
+        "noto-v1",
+        "streamline-emojis",
+        "fxemoji",
+    )
+    renders: str = "@lobehub/fluent-emoji-3d"  # WebP, named by code point
+    keywords: str = "emojibase-data"
+    stamps: str = "tuxpaint-stamps-default"
+    clips: str = "openclipart-png"
+    wordnet: str = "wordnet-base"
+    backgrounds: tuple[str, ...] = (
         "mate-backgrounds",
         "gnome-backgrounds",
         "plasma-workspace-wallpapers",
         "lomiri-wallpapers-20.04",
+        "lomiri-wallpapers-16.04",
+        "ukui-wallpapers",
     )
-    categories: tuple[str, ...] = (
-        "Activities",
-        "Animals & Nature",
-        "Food & Drink",
-        "Objects",
-        "Travel & Places",
+    unseen_style: str = "fxemoji"  # a whole set that no training step sees
+    families: tuple[tuple[str, ...], ...] = (  # sets whose drawings of one thing are alike: held out together
+        ("fluent-emoji", "fluent-emoji-flat", "fluent-emoji-3d"),
+        ("noto", "noto-v1"),
+        ("emojione", "emojione-v1"),
     )
     sprite_side: int = 128  # longest side of a packed cut-out, pixels
+    quality: int = 78  # WebP's
     background_side: int = 360  # shortest side of a packed background, pixels
 
 
@@ -40,13 +57,34 @@ class DataConfig:
 class SceneConfig:
     """How scenes are composed (see scenes.py)."""
 
-    objects: tuple[float, ...] = (0.55, 0.35, 0.10)  # P(1), P(2), P(3 objects)
+    core: float = 0.55  # share of the draws that show one of the hand-written table's names
+    people: float = 0.10  # share that shows a person, a hand or a smiley
+    objects: tuple[float, ...] = (0.50, 0.40, 0.10)  # P(1), P(2), P(3 objects)
     scale: tuple[float, float] = (0.42, 0.95)  # object's longest side / picture's shortest side
-    solid: float = 0.48  # share of solid backgrounds; Peekaboo's composites have one
-    gradient: float = 0.15
-    photo: float = 0.37
+    close_up: tuple[float, float] = (0.60, 1.05)  # the same in close-ups, which show one object
+    solid: float = 0.46  # share of solid backgrounds; Peekaboo's composites have one
+    gradient: float = 0.16
+    photo: float = 0.38
     drop_name: float = 0.20  # an object of a crowded scene is left out of the caption
+    of_a_kind: float = 0.12  # two objects of a crowded scene show the same thing
     photo_stamp: float = 0.40  # photographs among the cut-outs of a concept that has some
+    recoloured: float = 0.10  # objects whose hue is turned; the caption names the colour where it has a name
+    shadow: float = 0.25
+    patches: float = 0.20  # scenes with distractor patches: shapes, scraps of photographs
+    light: float = 0.20  # scenes lit from one side
+    jpeg: float = 0.15
+
+
+@dataclass(frozen=True)
+class CaptionConfig:
+    """How a scene is put in words (see captions.py). Shares of the mentions."""
+
+    synonym: float = 0.15
+    kind: float = 0.08
+    keyword: float = 0.03
+    colour: float = 0.15
+    position: float = 0.12
+    frame: float = 0.15  # "a photo of", "a drawing of"
 
 
 @dataclass(frozen=True)
@@ -70,14 +108,18 @@ class DenoiserConfig:
     layers: int = 1
     heads_dim: int = 32
     text_width: int = 192
+    vocabulary: int = 8192  # tokens
     text_tokens: int = 24  # positions, start and end tokens counted
     prediction_type: str = "v_prediction"
-    scenes: int = 172_000
-    batch: int = 64  # scenes a step
-    lr: float = 7e-4
-    warmup: int = 200  # steps
+    scenes: int = 280_000
+    batch: int = 96  # scenes a step
+    lr: float = 8e-4
+    muon: bool = True  # for the matrices; AdamW for the rest
+    warmup: int = 100  # steps
+    replay: int = 64  # encoded batches that are kept to be trained on again
+    replay_share: float = 0.5  # steps on kept batches: each scene is seen twice on average
     caption_dropout: float = 0.12  # trains the unconditional branch of guidance
-    ema: float = 0.999
+    ema: float = 0.995
 
 
 @dataclass(frozen=True)
@@ -86,14 +128,19 @@ class Config:
 
     seed: int = 0
     size: int = 64  # pixels: the model's native side
-    shapes: tuple[tuple[int, int], ...] = (
+    shapes: tuple[tuple[int, int], ...] = (  # (H, W), one drawn per batch
         (64, 64),
         (64, 64),
         (56, 72),
         (72, 56),
-    )  # (H, W), one drawn per batch
+        (48, 48),
+        (48, 48),
+        (48, 48),
+    )
+    close_up: tuple[int, int] = (48, 48)  # this shape shows one object, large: cheap practice
     data: DataConfig = field(default_factory=DataConfig)
     scenes: SceneConfig = field(default_factory=SceneConfig)
+    captions: CaptionConfig = field(default_factory=CaptionConfig)
     vae: VaeConfig = field(default_factory=VaeConfig)
     denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
     checkpoint_seconds: int = 180

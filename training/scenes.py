@@ -11,19 +11,20 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from concepts import read_table
-from config import SceneConfig
+from captions import Mention, caption, one_colour
+from config import Config, SceneConfig
+from vocabulary import Concept
 
 MIP_SIDES = (128, 64, 32)
 
 
 @dataclass(frozen=True)
 class Sprite:
-    """A cut-out: premultiplied RGBA float32 in [0, 1] at three sizes, and where it comes from."""
+    """A cut-out: premultiplied RGBA uint8 at three sizes, the file it comes from, and its colour's name if it has one."""
 
     key: str
     photo: bool
-    held_out: bool
+    colour: str | None
     mips: tuple[np.ndarray, ...]
 
     def at_least(self, side: float) -> np.ndarray:
@@ -44,37 +45,62 @@ class Scene:
 
 
 class Pack:
-    """The data pack of step 1, decoded: sprites by concept, and backgrounds; held-out files apart."""
+    """The data pack of step 1, decoded: concepts, their cut-outs, and backgrounds.
 
-    def __init__(self, path: str | Path, held_out: bool = False) -> None:
+    Args:
+        path: the pack.
+        split: "train", or "test" for the files that no training step ever sees.
+        styles: of the test icons, only those of the sets that training knows ("known"), only those of the set it does
+            not know ("unseen"), or both ("all").
+    """
+
+    def __init__(self, path: str | Path, split: str = "train", styles: str = "all") -> None:
         data = np.load(path)
         records = json.loads(bytes(data["records"]))
         ends, blob = data["ends"], data["blob"]
         starts = np.concatenate([[0], ends[:-1]])
-        concepts = read_table()
-        self.concepts: dict[str, list[Sprite]] = {}
+        unseen = Config().data.unseen_style + "/"
+        sprites: dict[str, Sprite] = {}
         self.backgrounds: list[np.ndarray] = []
         for record, start, end in zip(records, starts, ends, strict=True):
-            if record["held_out"] is not held_out:
-                continue
-            names = [c.name for c in concepts if c.shown_by(record["kind"], record["key"])]
-            if record["kind"] != "background" and not names:
+            key, kind = record["key"], record["kind"]
+            if record["split"] != split or (
+                kind != "background" and styles != "all" and key.startswith(unseen) != (styles == "unseen")
+            ):
                 continue
             picture = Image.open(io.BytesIO(blob[start:end].tobytes()))
-            if record["kind"] == "background":
+            if kind == "background":
                 self.backgrounds.append(np.asarray(picture.convert("RGB")))
                 continue
-            sprite = Sprite(record["key"], record["kind"] == "stamp", held_out, mipmap(picture.convert("RGBA")))
-            for name in names:
-                self.concepts.setdefault(name, []).append(sprite)
+            mips = mipmap(picture.convert("RGBA"))
+            colour = one_colour(mips[-1].astype(np.float32) / 255, share=0.6)
+            sprites[key] = Sprite(key, kind == "stamp", colour, mips)
+        self.related: dict[str, str] = json.loads(bytes(data["related"]))
+        self.every_concept = [Concept(**record) for record in json.loads(bytes(data["concepts"]))]
+        self.concepts = {c.name: c for c in self.every_concept if any(key in sprites for key in c.keys)}
+        self.sprites = {name: [sprites[k] for k in c.keys if k in sprites] for name, c in self.concepts.items()}
         self.names = sorted(self.concepts)
+        self.core = [name for name in self.names if self.concepts[name].core]
+        self._shares: dict[SceneConfig, np.ndarray] = {}
 
     def draw(self, rng: np.random.Generator, name: str, photo_share: float) -> Sprite:
         """One cut-out of a concept; a photograph with the given probability where there is one."""
-        photos = [s for s in self.concepts[name] if s.photo]
-        icons = [s for s in self.concepts[name] if not s.photo]
+        photos = [s for s in self.sprites[name] if s.photo]
+        icons = [s for s in self.sprites[name] if not s.photo]
         pool = photos if photos and (not icons or rng.random() < photo_share) else icons
         return pool[rng.integers(len(pool))]
+
+    def shares(self, cfg: SceneConfig) -> np.ndarray:
+        """How often each of `names` is drawn: see SceneConfig.core and .people."""
+        if cfg not in self._shares:
+            groups = [
+                "core" if c.core else "people" if c.category in {"People & Body", "Smileys & Emotion"} else "rest"
+                for c in (self.concepts[name] for name in self.names)
+            ]
+            share = {"core": cfg.core, "people": cfg.people, "rest": 1 - cfg.core - cfg.people}
+            weights = np.array([share[group] / groups.count(group) for group in groups])
+            self._shares[cfg] = weights / weights.sum()
+        return self._shares[cfg]
 
 
 def mipmap(picture: Image.Image) -> tuple[np.ndarray, ...]:
@@ -85,7 +111,8 @@ def mipmap(picture: Image.Image) -> tuple[np.ndarray, ...]:
     for side in MIP_SIDES:
         ratio = side / max(height, width)
         size = (max(1, round(width * ratio)), max(1, round(height * ratio)))
-        mips.append(rgba if ratio >= 1 else cv2.resize(rgba, size, interpolation=cv2.INTER_AREA))
+        mip = rgba if ratio >= 1 else cv2.resize(rgba, size, interpolation=cv2.INTER_AREA)
+        mips.append(np.round(mip * 255).astype(np.uint8))
     return tuple(mips)
 
 
@@ -140,7 +167,7 @@ def jitter(rng: np.random.Generator, rgba: np.ndarray) -> np.ndarray:
 def place(
     rng: np.random.Generator, sprite: Sprite, side: float, centre: tuple[float, float], shape: tuple[int, int]
 ) -> np.ndarray:
-    """The cut-out, flipped, turned and scaled to `side` pixels, on a transparent canvas (H, W, 4)."""
+    """The cut-out, flipped, turned, seen a little from the side and scaled to `side` pixels: (H, W, 4) float32 on nothing."""
     rgba = sprite.at_least(side)
     height, width = rgba.shape[:2]
     scale = side / max(height, width)
@@ -149,10 +176,53 @@ def place(
     shear = rng.normal(0, 0.06)
     cos, sin = np.cos(angle) * scale, np.sin(angle) * scale
     turn = np.array([[cos * flip, -sin + shear * scale], [sin * flip, cos]])
-    shift = np.array([centre[1], centre[0]]) - turn @ [(width - 1) / 2, (height - 1) / 2]
-    matrix = np.column_stack([turn, shift])
-    canvas = cv2.warpAffine(rgba, matrix, (shape[1], shape[0]), flags=cv2.INTER_LINEAR)
-    return jitter(rng, np.clip(canvas, 0, 1))
+    matrix = np.eye(3)
+    matrix[:2, :2] = turn
+    to_origin = np.array([[1, 0, -(width - 1) / 2], [0, 1, -(height - 1) / 2], [0, 0, 1]])
+    to_centre = np.array([[1, 0, centre[1]], [0, 1, centre[0]], [0, 0, 1]])
+    tilt = np.eye(3)
+    tilt[2, :2] = rng.normal(0, 0.12, 2) / side  # perspective: the far edge an eighth smaller or so
+    matrix = to_centre @ tilt @ matrix @ to_origin
+    canvas = cv2.warpPerspective(rgba, matrix, (shape[1], shape[0]), flags=cv2.INTER_LINEAR)
+    return canvas.astype(np.float32) / 255
+
+
+def turn_hue(rng: np.random.Generator, rgba: np.ndarray) -> np.ndarray:
+    """The premultiplied cut-out with its colours turned around the grey axis by 40 to 320 degrees."""
+    angle = np.deg2rad(rng.uniform(40, 320))
+    third, root = (1 - np.cos(angle)) / 3, np.sqrt(1 / 3) * np.sin(angle)
+    matrix = np.cos(angle) * np.eye(3) + third + root * np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]])
+    rgb = rgba[..., :3] @ matrix.T.astype(np.float32)
+    return np.concatenate([np.clip(rgb, 0, rgba[..., 3:]), rgba[..., 3:]], axis=-1)
+
+
+def add_shadow(rng: np.random.Generator, image: np.ndarray, alpha: np.ndarray, side: float) -> np.ndarray:
+    """A soft shadow of `alpha` (H, W, 1) on the picture."""
+    shape = alpha.shape[1], alpha.shape[0]
+    offset = np.float32([[1, 0, rng.uniform(-0.06, 0.06) * side], [0, 1, rng.uniform(0, 0.08) * side]])
+    shadow = cv2.GaussianBlur(cv2.warpAffine(alpha, offset, shape), (0, 0), 0.03 * side + 0.5)[..., None]
+    return image * (1 - rng.uniform(0.2, 0.5) * shadow)
+
+
+def add_patches(rng: np.random.Generator, image: np.ndarray, photos: list[np.ndarray]) -> np.ndarray:
+    """One to three plain shapes or scraps of photographs on the background: things that no caption names."""
+    height, width = image.shape[:2]
+    for _ in range(rng.integers(1, 4)):
+        mask = np.zeros((height, width), np.float32)
+        x, y = int(rng.integers(width)), int(rng.integers(height))
+        radii = [int(n) for n in rng.integers(min(height, width) // 12, min(height, width) // 3, 2)]
+        kind = rng.integers(3)
+        if kind == 0:
+            cv2.ellipse(mask, (x, y), radii, float(rng.uniform(0, 180)), 0, 360, 1.0, -1)
+        elif kind == 1:
+            cv2.rectangle(mask, (x - radii[0], y - radii[1]), (x + radii[0], y + radii[1]), 1.0, -1)
+        else:
+            cv2.fillPoly(mask, [rng.integers(0, (width, height), (3, 2)).astype(np.int32)], 1.0)
+        if rng.random() < 0.5:
+            mask = cv2.GaussianBlur(mask, (0, 0), rng.uniform(0.5, 4))
+        scrap = background(rng, "photo" if rng.random() < 0.5 else "solid", (height, width), photos)
+        image = image + mask[..., None] * (scrap - image)
+    return image
 
 
 def scatter(rng: np.random.Generator, count: int, shape: tuple[int, int], scale: tuple[float, float]) -> list:
@@ -174,73 +244,98 @@ def scatter(rng: np.random.Generator, count: int, shape: tuple[int, int], scale:
     return chosen
 
 
-def degrade(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
-    """What cameras and files do: exposure, softness, grain."""
+def degrade(rng: np.random.Generator, cfg: SceneConfig, image: np.ndarray) -> np.ndarray:
+    """What light, cameras and files do: a lit side, exposure, softness, grain, JPEG blocks."""
+    height, width = image.shape[:2]
+    if rng.random() < cfg.light:
+        y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j].astype(np.float32)
+        angle = rng.random() * 2 * np.pi
+        ramp = (x * np.cos(angle) + y * np.sin(angle))[..., None].astype(np.float32)
+        image = image * (1 + rng.uniform(0.1, 0.35) * (ramp - 0.4))
     if rng.random() < 0.3:
         image = (image - 0.5) * rng.uniform(0.8, 1.1) + 0.5 + rng.uniform(-0.06, 0.06)
     if rng.random() < 0.15:
-        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 0.7) * min(image.shape[:2]) / 64)
+        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 0.7) * min(height, width) / 64)
     if rng.random() < 0.2:
         image = image + rng.normal(0, rng.uniform(0.005, 0.03), image.shape).astype(np.float32)
-    return np.clip(image, 0, 1)
-
-
-# ---------------------------------------------------------------- captions
-
-
-def article(rng: np.random.Generator, name: str) -> str:
-    indefinite = "an" if name[0] in "aeiou" and name != "unicorn" else "a"
-    if name in {"grapes", "cherries", "scissors", "socks", "broccoli", "corn", "garlic", "bread"}:
-        indefinite = ""
-    word = rng.choice(["", indefinite, "the"], p=[0.2, 0.65, 0.15])
-    return f"{word} {name}".strip()
-
-
-def caption(rng: np.random.Generator, names: list[str], photos: list[bool]) -> str:
-    parts = [article(rng, name) for name in names]
-    text = parts[0]
-    if len(parts) > 1:
-        comma = rng.random() < 0.15
-        text = ", ".join(parts) if comma else ", ".join(parts[:-1]) + " and " + parts[-1]
-    if rng.random() < 0.15 and len(set(photos)) == 1:
-        text = ("a photo of " if photos[0] else "a drawing of ") + text
-    return text
+    image = np.clip(image, 0, 1)
+    if rng.random() < cfg.jpeg:
+        quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(35, 90))]
+        blocks = cv2.imencode(".jpg", np.round(image * 255).astype(np.uint8), quality)[1]
+        image = cv2.imdecode(blocks, cv2.IMREAD_COLOR).astype(np.float32) / 255
+    return image
 
 
 # ---------------------------------------------------------------- scenes
 
 
+def choose(rng: np.random.Generator, names: list[str], shares: np.ndarray | None, count: int, of_a_kind: float) -> list[str]:
+    """Different names; one of them twice with probability `of_a_kind`."""
+    chosen = [names[i] for i in rng.choice(len(names), count, replace=False, p=shares)]
+    if count > 1 and rng.random() < of_a_kind:
+        chosen[1] = chosen[0]
+    return chosen
+
+
+def mentions(rng: np.random.Generator, cfg: SceneConfig, things: list[Mention]) -> list[Mention]:
+    """What the caption speaks of: all things but some, two of a kind mostly as one mention."""
+    told = [i for i in range(len(things)) if len(things) == 1 or rng.random() >= cfg.drop_name]
+    told = told or [int(rng.integers(len(things)))]
+    rng.shuffle(told)
+    result: list[Mention] = []
+    for thing in (things[i] for i in told):
+        twin = next((i for i, other in enumerate(result) if other.concept is thing.concept), None)
+        if twin is not None and rng.random() < 0.6:
+            result[twin] = Mention(thing.concept, thing.photo and result[twin].photo, count=result[twin].count + 1)
+        else:
+            result.append(thing)
+    return result
+
+
 def compose(
     rng: np.random.Generator,
     pack: Pack,
-    cfg: SceneConfig,
+    cfg: Config,
     shape: tuple[int, int],
     count: int | None = None,
     kind: str | None = None,
-    photos: list[np.ndarray] | None = None,
     clean: bool = False,
+    names: list[str] | None = None,
 ) -> Scene:
-    """Draw one scene of (H, W) = `shape`. `count` and `kind` of background are drawn too unless given."""
-    count = count or 1 + int(rng.choice(len(cfg.objects), p=cfg.objects))
-    kind = kind or str(rng.choice(["solid", "gradient", "photo"], p=[cfg.solid, cfg.gradient, cfg.photo]))
-    image = background(rng, kind, shape, pack.backgrounds if photos is None else photos)
-    names = [pack.names[i] for i in rng.choice(len(pack.names), count, replace=False)]
-    sprites = [pack.draw(rng, name, cfg.photo_stamp) for name in names]
-    alphas: list[np.ndarray] = []
-    for sprite, (side, centre) in zip(sprites, scatter(rng, count, shape, cfg.scale), strict=True):
+    """Draw one scene of (H, W) = `shape`.
+
+    `count` objects and the `kind` of background are drawn too unless given. With `names`, the objects are drawn from
+    those, each alike often and never two of a kind; else from all, core names more often. `clean` leaves out what makes a
+    training scene hard: patches, turned hues, light, grain, blocks.
+    """
+    c = cfg.scenes
+    close_up = shape == cfg.close_up
+    count = count or (1 if close_up else 1 + int(rng.choice(len(c.objects), p=c.objects)))
+    kind = kind or str(rng.choice(["solid", "gradient", "photo"], p=[c.solid, c.gradient, c.photo]))
+    image = background(rng, kind, shape, pack.backgrounds)
+    if not clean and rng.random() < c.patches:
+        image = add_patches(rng, image, pack.backgrounds)
+    chosen = choose(rng, names, None, count, 0) if names else choose(rng, pack.names, pack.shares(c), count, c.of_a_kind)
+    sprites, alphas, things = [], [], []
+    scale = c.close_up if close_up else c.scale
+    for name, (side, centre) in zip(chosen, scatter(rng, count, shape, scale), strict=True):
+        sprite = pack.draw(rng, name, c.photo_stamp)
         rgba = place(rng, sprite, side, centre, shape)
+        colour, recoloured = sprite.colour, False
+        if not clean and rng.random() < c.recoloured:
+            rgba = turn_hue(rng, rgba)
+            colour, recoloured = one_colour(rgba, share=0.5), True
+        rgba = jitter(rng, rgba)
         alpha = rgba[..., 3:]
-        if rng.random() < 0.25:  # a soft shadow
-            offset = np.float32([[1, 0, rng.uniform(-0.06, 0.06) * side], [0, 1, rng.uniform(0, 0.08) * side]])
-            shadow = cv2.warpAffine(alpha, offset, (shape[1], shape[0]))
-            shadow = cv2.GaussianBlur(shadow, (0, 0), 0.03 * side + 0.5)[..., None]
-            image = image * (1 - rng.uniform(0.2, 0.5) * shadow)
+        if rng.random() < c.shadow:
+            image = add_shadow(rng, image, alpha, side)
         image = image * (1 - alpha) + rgba[..., :3]
+        sprites.append(sprite)
         alphas = [a * (1 - alpha[..., 0]) for a in alphas] + [alpha[..., 0]]
+        middle = (centre[1] / shape[1], centre[0] / shape[0])
+        things.append(Mention(pack.concepts[name], sprite.photo, colour, recoloured, middle))
     if not clean:
-        image = degrade(rng, image)
-    told = [i for i in range(count) if count == 1 or rng.random() >= cfg.drop_name] or [int(rng.integers(count))]
-    rng.shuffle(told)
-    text = caption(rng, [names[i] for i in told], [sprites[i].photo for i in told])
-    pixels = np.round(image * 255).astype(np.uint8)
-    return Scene(pixels, np.stack(alphas), names, [s.key for s in sprites], text)
+        image = degrade(rng, c, image)
+    text = caption(rng, cfg.captions, mentions(rng, c, things))
+    pixels = np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
+    return Scene(pixels, np.stack(alphas), chosen, [s.key for s in sprites], text)

@@ -1,19 +1,20 @@
 """Step 2: the variational autoencoder, a stock AutoencoderKL, on composed scenes.
 
-python step2_vae.py [--device cuda]     # ten minutes on two cores; resumes from its checkpoint
+    python step2_vae.py [--device cuda] [--fresh]     # resumes from its checkpoint, else from the released weights
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import json
 
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from common import Run, batches, to_pixels, trapezoid
+from common import BUNDLED, Run, batches, start_from_released, to_pixels, trapezoid
 from config import Config
 
 
@@ -29,6 +30,17 @@ def build(cfg: Config) -> AutoencoderKL:
         sample_size=cfg.size,
         mid_block_add_attention=False,
     )
+
+
+def load_trained(cfg: Config) -> tuple[AutoencoderKL, float]:
+    """The autoencoder and its latent scale: of the checkpoint if there is one (finished or not), else the released one."""
+    vae, state = build(cfg).eval().requires_grad_(False), Run("vae", cfg.checkpoint_seconds).load()
+    if state is not None:
+        vae.load_state_dict(state["vae"])
+        return vae, state["scale"]
+    if not start_from_released(vae, "vae"):
+        raise SystemExit("There is no autoencoder yet: run step 2 first.")
+    return vae, json.loads((BUNDLED / "vae" / "config.json").read_text())["scaling_factor"]
 
 
 def edges(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -53,10 +65,14 @@ def latent_scale(vae: AutoencoderKL, x: Tensor) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    device = parser.parse_args().device
-    cfg = Config()
+    parser.add_argument("--fresh", action="store_true", help="start from random weights, not from the released ones")
+    options = parser.parse_args()
+    cfg, device = Config(), options.device
     torch.manual_seed(cfg.seed)
+    torch.set_flush_denormal(True)  # a CPU is many times slower on denormal numbers
     vae = build(cfg).to(device)
+    if not options.fresh:
+        start_from_released(vae, "vae")
     steps = cfg.vae.scenes // cfg.vae.batch
     optimiser = torch.optim.AdamW(vae.parameters(), lr=cfg.vae.lr, betas=(0.9, 0.99), weight_decay=1e-4)
     run, first = Run("vae", cfg.checkpoint_seconds), 0

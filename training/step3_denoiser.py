@@ -1,6 +1,8 @@
 """Step 3: the denoiser, a stock UNet2DConditionModel, and its text encoder, on the latents of composed scenes.
 
-    python step3_denoiser.py [--device cuda] [--scenes N]     # resumes from its checkpoint, else from the released weights
+    python step3_denoiser.py [--device cuda] [--scenes N] [--fresh]
+
+It resumes from its checkpoint; without one it starts from the released weights, where they fit, or from random ones.
 
 The figure to watch is the conditioning gap: the noise-prediction loss at t = 600 with every caption exchanged for
 another's, minus the loss with the right captions. It grows while the loss hardly moves.
@@ -10,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import dataclasses
 
 import torch
 import torch.nn.functional as F
@@ -18,11 +21,12 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from common import Run, batches, to_pixels, trapezoid
+from common import BUNDLED, Run, batches, start_from_released, to_pixels, trapezoid
 from config import Config, cache_folder
+from muon import Muon, is_matrix
 from scenes import Pack
-from step2_vae import build as build_vae
-from text import build_text_encoder, build_tokenizer, words
+from step2_vae import load_trained
+from text import build_text_encoder, build_tokenizer, transplant, words
 
 GAP_TIMESTEP = 600
 
@@ -56,28 +60,29 @@ def build_scheduler(cfg: Config) -> DDPMScheduler:
     )
 
 
-def load_tokenizer(cfg: Config) -> CLIPTokenizer:
+def load_tokenizer(cfg: Config, pack: Pack) -> CLIPTokenizer:
     """The run's tokenizer, built once and kept beside the checkpoints: token numbers must never shift under the weights."""
     folder = cache_folder() / "runs" / "tokenizer"
     if not folder.exists():
-        build_tokenizer(words(cache_folder() / "data.npz"), cfg.denoiser.text_tokens).save_pretrained(folder)
+        d = cfg.denoiser
+        build_tokenizer(words(pack.every_concept), d.text_tokens, d.vocabulary).save_pretrained(folder)
     return CLIPTokenizer.from_pretrained(folder)
 
 
 class Trainer:
     """The frozen VAE, the two networks in training, and the loss."""
 
-    def __init__(self, cfg: Config, device: str) -> None:
+    def __init__(self, cfg: Config, device: str, fresh: bool = False) -> None:
         self.cfg, self.device = cfg, device
         torch.manual_seed(cfg.seed)
-        vae_state = torch.load(cache_folder() / "runs" / "vae.pt", weights_only=True)
-        self.vae: AutoencoderKL = build_vae(cfg).to(device).eval().requires_grad_(False)
-        self.vae.load_state_dict(vae_state["vae"])
-        self.scale: float = vae_state["scale"]
-        self.tokenizer = load_tokenizer(cfg)
-        pack = Pack(cache_folder() / "data.npz")
+        vae, self.scale = load_trained(cfg)
+        self.vae: AutoencoderKL = vae.to(device)
+        pack = self.pack = Pack(cache_folder() / "data.npz")
+        self.tokenizer = load_tokenizer(cfg, pack)
         self.text: CLIPTextModel = build_text_encoder(cfg.denoiser, self.tokenizer, pack, cfg.seed).to(device)
         self.unet = build_unet(cfg).to(device)
+        if not fresh and start_from_released(self.unet, "unet"):
+            print(f"text_encoder: {transplant(self.text, self.tokenizer, pack, BUNDLED)} tokens carried over", flush=True)
         self.unet.set_attn_processor(AttnProcessor())  # on a CPU, faster than the fused attention's backward pass
         self.scheduler = build_scheduler(cfg)
         self.networks = nn.ModuleDict({"unet": self.unet, "text": self.text})
@@ -127,35 +132,80 @@ class Trainer:
         return losses[0], losses[1] - losses[0]
 
 
-def train(cfg: Config, device: str) -> None:
+class Replay:
+    """Encoded scenes of the last batches, to be trained on again with fresh noise: cheaper than composing new ones."""
+
+    def __init__(self, capacity: int, share: float) -> None:
+        self.capacity, self.share = capacity, share
+        self.kept: list[tuple[Tensor, list[str]]] = []
+
+    def again(self) -> tuple[Tensor, list[str]] | None:
+        """A mixture of two kept batches of one shape, with probability `share` once there are enough."""
+        if len(self.kept) < self.capacity // 2 or torch.rand(()) >= self.share:
+            return None
+        one = self.kept[int(torch.randint(len(self.kept), ()))]
+        alike = [batch for batch in self.kept if batch[0].shape == one[0].shape]
+        other = alike[int(torch.randint(len(alike), ()))]
+        order = torch.randperm(2 * len(one[0]))[: len(one[0])]
+        captions = one[1] + other[1]
+        return torch.cat([one[0], other[0]])[order], [captions[i] for i in order]
+
+    def keep(self, latents: Tensor, captions: list[str]) -> None:
+        self.kept = [*self.kept[-self.capacity + 1 :], (latents, captions)]
+
+
+def optimisers(cfg: Config, networks: nn.ModuleDict) -> list[torch.optim.Optimizer]:
+    """AdamW for all, or Muon for the matrices and AdamW for the rest."""
+    d = cfg.denoiser
+    named = list(networks.named_parameters())
+    matrices = [weight for name, weight in named if d.muon and is_matrix(name, weight)]
+    chosen = {id(weight) for weight in matrices}
+    rest = [weight for _, weight in named if id(weight) not in chosen]
+    result: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(rest, lr=d.lr, betas=(0.9, 0.99), weight_decay=1e-4, fused=True)
+    ]
+    return [*result, Muon(matrices, lr=d.lr)] if matrices else result
+
+
+def train(cfg: Config, device: str, fresh: bool = False) -> None:
     torch.set_flush_denormal(True)  # a CPU is many times slower on denormal numbers
     d = cfg.denoiser
-    trainer, run = Trainer(cfg, device), Run("denoiser", cfg.checkpoint_seconds)
+    run = Run("denoiser", cfg.checkpoint_seconds)
+    state = run.load()
+    trainer = Trainer(cfg, device, fresh=fresh or state is not None)
     networks, ema = trainer.networks, copy.deepcopy(trainer.networks).requires_grad_(False)
-    optimiser = torch.optim.AdamW(networks.parameters(), lr=d.lr, betas=(0.9, 0.99), weight_decay=1e-4, fused=True)
+    optimisers_ = optimisers(cfg, networks)
     step, total = 0, d.scenes // d.batch
-    if state := run.load():
+    if state is not None:
         networks.load_state_dict(state["networks"])
         ema.load_state_dict(state["ema"])
-        optimiser.load_state_dict(state["optimiser"])
+        for optimiser, saved in zip(optimisers_, state["optimisers"], strict=True):
+            optimiser.load_state_dict(saved)
         step = state["step"]
-    pictures, watched = next(batches(cfg, 192, seed=10_001, workers=0))
+    square = dataclasses.replace(cfg, shapes=((cfg.size, cfg.size),))
+    pictures, watched = next(batches(square, 192, seed=10_001, workers=0))
     watched_latents = trainer.encode(pictures)
-    stream = batches(cfg, d.batch, seed=cfg.seed + step)
+    stream, replay = batches(cfg, d.batch, seed=cfg.seed + step), Replay(d.replay, d.replay_share)
     mean = 0.0
     while step < total:
-        pictures, captions = next(stream)
-        captions = ["" if torch.rand(()) < d.caption_dropout else caption for caption in captions]
+        again = replay.again()
         with torch.autocast(device, torch.bfloat16):
-            latents = trainer.encode(pictures).float()
-            embedding = trainer.embed(captions)
-            loss = trainer.loss(latents, embedding)
-        for group in optimiser.param_groups:
-            group["lr"] = d.lr * trapezoid(step, total, d.warmup)
-        optimiser.zero_grad(set_to_none=True)
+            if again is None:
+                pictures, captions = next(stream)
+                latents = trainer.encode(pictures).float()
+                replay.keep(latents, captions)
+            else:
+                latents, captions = again
+            captions = ["" if torch.rand(()) < d.caption_dropout else caption for caption in captions]
+            loss = trainer.loss(latents, trainer.embed(captions))
+        for optimiser in optimisers_:
+            for group in optimiser.param_groups:
+                group["lr"] = d.lr * trapezoid(step, total, d.warmup)
+            optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(networks.parameters(), 1.0)
-        optimiser.step()
+        for optimiser in optimisers_:
+            optimiser.step()
         step += 1
         with torch.no_grad():
             weight = 1 - min(d.ema, (step + 1) / (step + 10))
@@ -170,7 +220,7 @@ def train(cfg: Config, device: str) -> None:
                 {
                     "networks": networks.state_dict(),
                     "ema": ema.state_dict(),
-                    "optimiser": optimiser.state_dict(),
+                    "optimisers": [optimiser.state_dict() for optimiser in optimisers_],
                     "step": step,
                     "scale": trainer.scale,
                 }
@@ -180,7 +230,13 @@ def train(cfg: Config, device: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    train(Config(), parser.parse_args().device)
+    parser.add_argument("--scenes", type=int, help="instead of the configuration's")
+    parser.add_argument("--fresh", action="store_true", help="start from random weights, not from the released ones")
+    options = parser.parse_args()
+    cfg = Config()
+    if options.scenes:
+        cfg = dataclasses.replace(cfg, denoiser=dataclasses.replace(cfg.denoiser, scenes=options.scenes))
+    train(cfg, options.device, options.fresh)
 
 
 if __name__ == "__main__":

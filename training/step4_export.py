@@ -1,11 +1,13 @@
-"""Step 4: the averaged weights as a StableDiffusionPipeline in diffusers' own layout, fp16 safetensors.
+"""Step 4: the averaged weights as a StableDiffusionPipeline in diffusers' own layout, fp16 safetensors; beside it the list of
+what the model knows (vocabulary.json) and the checksums of its weights (SHA256SUMS).
 
-python step4_export.py [--out ../src/peekaboo/bundled]
+    python step4_export.py [--out ../src/peekaboo/bundled]
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -15,14 +17,16 @@ from diffusers import StableDiffusionPipeline
 
 from common import Run
 from config import Config
+from scenes import Pack
 from step3_denoiser import Trainer
+from text import FRAME
 
 DEFAULT_OUT = Path(__file__).parent.parent / "src" / "peekaboo" / "bundled"
 
 
 def export(out: Path) -> None:
     cfg = Config()
-    trainer = Trainer(cfg, "cpu")
+    trainer = Trainer(cfg, "cpu", fresh=True)
     state = Run("denoiser", cfg.checkpoint_seconds).load()
     if state is None:
         raise SystemExit("There is no denoiser checkpoint yet: run step 3 first.")
@@ -41,20 +45,39 @@ def export(out: Path) -> None:
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     pipe.save_pretrained(partial, safe_serialization=True)
-    if (card := out / "README.md").exists():  # the model card is written by hand
-        shutil.copy(card, partial)
+    for written_by_hand in ("README.md", "*.jpg", "*.png"):
+        for file in out.glob(written_by_hand):  # the model card and its pictures
+            shutil.copy(file, partial)
     forget_paths(partial)
+    write_vocabulary(partial / "vocabulary.json", trainer.pack)
+    write_sums(partial)
     shutil.rmtree(out, ignore_errors=True)
     partial.rename(out)
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
     print(f"step {state['step']}, {state['step'] * cfg.denoiser.batch} scenes: {out} {size / 1e6:.1f} MB")
 
 
+def write_vocabulary(path: Path, pack: Pack) -> None:
+    """The names, other words and relatives that `peekaboo.vocabulary` reads."""
+    fields = ("name", "category", "core", "synonyms", "kinds", "plural")
+    names = [{key: getattr(pack.concepts[name], key) for key in fields} for name in pack.names]
+    keywords = {word for name in pack.names for keyword in pack.concepts[name].keywords for word in keyword.split()}
+    data = {"names": names, "words": sorted({*FRAME.split(), *keywords}), "related": pack.related}
+    path.write_text(json.dumps(data, separators=(",", ":")).replace('{"name"', '\n{"name"') + "\n")
+
+
+def write_sums(folder: Path) -> None:
+    """SHA256SUMS of the weights, as `sha256sum` writes and checks it."""
+    files = sorted(folder.rglob("*.safetensors"))
+    rows = [f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.relative_to(folder).as_posix()}" for file in files]
+    (folder / "SHA256SUMS").write_text("\n".join(rows) + "\n")
+
+
 def forget_paths(folder: Path) -> None:
     """Leave out of the configurations the paths of the machine they were made on, and the precision they are stored in."""
     for file in folder.rglob("*.json"):
         data = json.loads(file.read_text())
-        if not isinstance(data, dict) or file.name == "tokenizer.json":
+        if not isinstance(data, dict) or file.name in {"tokenizer.json", "vocab.json"}:
             continue
         data.pop("_name_or_path", None)
         if (

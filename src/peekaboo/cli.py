@@ -135,6 +135,27 @@ def segment(
     raise typer.Exit(SOME_FAILED if failed else DONE)
 
 
+@app.command()
+def doctor(
+    model: Annotated[str, typer.Option("--model", "-m", help="'bundled' or a model folder.")] = "bundled",
+    vocabulary: Annotated[bool, typer.Option("--vocabulary", help="List every name that the model learnt.")] = False,
+) -> None:
+    """Say what is installed, which devices there are, and whether the model is whole."""
+    from peekaboo.doctor import examine, vocabulary_text
+
+    if vocabulary:
+        try:
+            typer.echo(vocabulary_text(model))
+        except PeekabooError as error:
+            Report(quiet=False).error(str(error))
+            raise typer.Exit(WRONG_USAGE) from None
+        return
+    checks = list(examine(model))
+    for check in checks:
+        typer.echo(f"{check.what:<14}{check.found}" if check.good else f"{check.what:<14}PROBLEM: {check.found}")
+    raise typer.Exit(DONE if all(check.good for check in checks) else SOME_FAILED)
+
+
 class Report:
     """What the user sees, on stderr: stdout is for --json."""
 

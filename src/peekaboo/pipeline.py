@@ -14,7 +14,7 @@ from torch import Tensor
 
 import peekaboo
 from peekaboo import optimize
-from peekaboo.denoisers import BUNDLED, Denoiser, adapt, load_pipeline
+from peekaboo.denoisers import BUNDLED, Denoiser, adapt, bundled_folder, load_pipeline
 from peekaboo.errors import PromptError
 from peekaboo.guides import GuideLike, read_guide
 from peekaboo.images import ImageLike, Picture, model_size, read_image, to_model
@@ -24,6 +24,7 @@ from peekaboo.refine import upsample
 from peekaboo.result import Segmentation
 from peekaboo.settings import Settings
 from peekaboo.settings import preset as make_preset
+from peekaboo.vocabulary import Vocabulary, read_cached, unknown_notes
 
 MAX_PROMPTS = 64
 
@@ -137,7 +138,8 @@ class Run:
         guide: GuideLike | None,
     ) -> None:
         self.denoiser, self.picture, self.prompts, self.settings = denoiser, picture, prompts, settings
-        self.notes = [*picture.notes, *clipped_notes(denoiser, prompts)]
+        unknown = unknown_notes(vocabulary_of(denoiser.name), prompts)
+        self.notes = [*picture.notes, *clipped_notes(denoiser, prompts), *unknown]
         self.model_size = model_size(*picture.size, denoiser.native_area, denoiser.factor)
         self.grid = optimize.alpha_grid(denoiser, self.model_size)
         self.clock = time.perf_counter()
@@ -184,6 +186,11 @@ class Run:
             "seconds": round(time.perf_counter() - self.clock, 3),
             "notes": self.notes,
         }
+
+
+def vocabulary_of(name: str) -> Vocabulary | None:
+    """What the model of that name says it knows: the bundled one, or a folder that carries a list."""
+    return read_cached(bundled_folder() if name == BUNDLED else Path(name))
 
 
 def clipped_notes(denoiser: Denoiser, prompts: Sequence[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import warnings
 from pathlib import Path
@@ -13,12 +14,35 @@ from peekaboo.denoisers.quiet import quiet
 from peekaboo.errors import ModelError
 
 BUNDLED = "bundled"
+SUMS = "SHA256SUMS"
 PICKLES = frozenset({".ckpt", ".pt", ".pth", ".bin", ".pkl"})
 
 
 def bundled_folder() -> Path:
     """Where the bundled model lies, in diffusers' own layout."""
     return Path(__file__).parent.parent / "bundled"
+
+
+def verify(folder: Path) -> int:
+    """Compare a model's weights with the SHA-256 sums released beside them (`SHA256SUMS`, the format of sha256sum).
+
+    Returns how many files were compared: 0 where there is no list. Raises ModelError naming the first that differs.
+    """
+    sums = folder / SUMS
+    if not sums.is_file():
+        return 0
+    rows = [line.split(maxsplit=1) for line in sums.read_text(encoding="utf-8").splitlines() if line.strip()]
+    for expected, name in rows:
+        path = folder / name.strip()
+        try:
+            with path.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError:
+            found = "missing"
+        if found != expected:
+            how = "is missing" if found == "missing" else "is not the file that was released (its SHA-256 differs)"
+            raise ModelError(f"{path} {how}; install Peekaboo again, or get a complete copy of the model.")
+    return len(rows)
 
 
 def pick_device(device: str | None) -> torch.device:
@@ -65,6 +89,8 @@ def load_pipeline(name: str | Path = BUNDLED, device: str | None = None, dtype: 
         is_folder, is_file = path.is_dir(), path.is_file()
     except (OSError, RuntimeError, ValueError) as error:
         raise ModelError(f"The model name {str(name)[:80]!r} cannot be a path ({_first_line(error)}).") from error
+    if bundled:
+        verify(path)
     with quiet(), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of names that diffusers will change at 1.0
         if is_folder:

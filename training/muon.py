@@ -1,0 +1,53 @@
+"""Muon (Jordan et al. 2024) for networks with convolutions: PyTorch's own takes matrices alone.
+
+A weight of two or more dimensions is a matrix (out, rest); its momentum is replaced by the nearest orthogonal matrix, so
+that every direction of a layer learns, not the loudest alone. Scaled as in Liu et al. 2025 (arXiv 2502.16982), so that
+AdamW's learning rate and weight decay carry over.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+STEEP = (3.4445, -4.7750, 2.0315)  # the quintic whose iterates push every singular value towards 1
+
+
+@torch.no_grad()
+def orthogonal(matrix: Tensor, steps: int = 5) -> Tensor:
+    """Roughly U Vᵀ of `matrix` (n, m), float32: singular values end between 0.7 and 1.2. Computed in bfloat16."""
+    tall = matrix.shape[0] > matrix.shape[1]
+    x = (matrix.T if tall else matrix).float()
+    x = (x / (x.norm() + 1e-7)).bfloat16()
+    a, b, c = STEEP
+    for _ in range(steps):
+        gram = x @ x.T
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return (x.T if tall else x).float()
+
+
+class Muon(torch.optim.Optimizer):
+    """Nesterov momentum, made orthogonal. For weights of two or more dimensions."""
+
+    def __init__(self, parameters, lr: float, momentum: float = 0.95, weight_decay: float = 1e-4) -> None:
+        super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure=None) -> None:
+        for group in self.param_groups:
+            for weight in group["params"]:
+                if weight.grad is None:
+                    continue
+                state = self.state[weight]
+                if "momentum" not in state:
+                    state["momentum"] = torch.zeros_like(weight)
+                state["momentum"].lerp_(weight.grad, 1 - group["momentum"])
+                direction = weight.grad.lerp(state["momentum"], group["momentum"]).flatten(1)
+                scale = 0.2 * max(direction.shape) ** 0.5
+                weight.mul_(1 - group["lr"] * group["weight_decay"])
+                weight.add_(orthogonal(direction).view_as(weight), alpha=-group["lr"] * scale)
+
+
+def is_matrix(name: str, weight: nn.Parameter) -> bool:
+    """Whether Muon trains it: hidden layers, not embeddings, biases, norms, nor the first and last convolution."""
+    return weight.ndim >= 2 and not any(part in name for part in ("embedding.weight", "conv_in.", "conv_out."))
