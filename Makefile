@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test check lint types bench-quality clean
+.PHONY: demo test check lint types bench-quality bench-samples bench-photographs clean
 
 demo: $(VENV)/.package
 	$(BIN)/python examples/demo.py
@@ -23,6 +23,13 @@ types: $(VENV)/.dev
 
 bench-quality: $(VENV)/.training
 	$(BIN)/python benchmarks/quality.py
+
+bench-samples: $(VENV)/.training
+	$(BIN)/python benchmarks/samples.py
+
+# COCO names a folder with images/ and instances.json
+bench-photographs: $(VENV)/.package
+	$(BIN)/python benchmarks/photographs.py --root $(COCO)
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

@@ -12,7 +12,10 @@ from vocabulary import Concept
 
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white", "grey")
 PLACES = ("on the left", "on the right", "at the top", "at the bottom", "in the middle")
-FRAMES = {True: ("a photo of", "a photograph of", "a picture of"), False: ("a drawing of", "an icon of", "a picture of")}
+FRAMES = {
+    True: ("a photo of", "a photograph of", "a picture of"),
+    False: ("a drawing of", "an icon of", "a picture of"),
+}
 VOWEL_SOUND_EXCEPTIONS = ("uni", "euro", "one ", "ukulele", "u ")
 
 

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -20,13 +21,21 @@ from scenes import Pack, compose
 BUNDLED = Path(__file__).parent.parent / "src" / "peekaboo" / "bundled"
 
 
+class Batch(NamedTuple):
+    """Scenes of one shape: pictures uint8 (B, H, W, 3), a caption each, and the names of the objects in each."""
+
+    pictures: Tensor
+    captions: list[str]
+    names: list[list[str]]
+
+
 class SceneBatches(IterableDataset):
-    """An endless stream of (pictures uint8 (B, H, W, 3), captions); one shape (H, W) a batch."""
+    """An endless stream of batches; one shape (H, W) a batch."""
 
     def __init__(self, cfg: Config, batch: int, seed: int) -> None:
         self.cfg, self.batch, self.seed = cfg, batch, seed
 
-    def __iter__(self) -> Iterator[tuple[Tensor, list[str]]]:
+    def __iter__(self) -> Iterator[Batch]:
         worker = torch.utils.data.get_worker_info()
         cv2.setNumThreads(1)
         rng = np.random.default_rng([self.seed, worker.id if worker else 0])
@@ -34,10 +43,11 @@ class SceneBatches(IterableDataset):
         while True:
             shape = self.cfg.shapes[rng.integers(len(self.cfg.shapes))]
             scenes = [compose(rng, pack, self.cfg, shape) for _ in range(self.batch)]
-            yield torch.from_numpy(np.stack([s.image for s in scenes])), [s.caption for s in scenes]
+            pictures = torch.from_numpy(np.stack([s.image for s in scenes]))
+            yield Batch(pictures, [s.caption for s in scenes], [s.names for s in scenes])
 
 
-def batches(cfg: Config, batch: int, seed: int, workers: int = 1) -> Iterator[tuple[Tensor, list[str]]]:
+def batches(cfg: Config, batch: int, seed: int, workers: int = 1) -> Iterator[Batch]:
     stream = SceneBatches(cfg, batch, seed)
     return iter(DataLoader(stream, batch_size=None, num_workers=workers, prefetch_factor=8 if workers else None))
 

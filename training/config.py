@@ -123,6 +123,22 @@ class DenoiserConfig:
 
 
 @dataclass(frozen=True)
+class ClipConfig:
+    """Step 4: CLIPModel, the dual encoder that judges pictures."""
+
+    width: int = 192  # of both encoders and of the joint space
+    layers: int = 6
+    text_layers: int = 2
+    patch: int = 8  # pixels
+    scale: tuple[float, float] = (0.50, 1.05)  # the object's longest side / picture's side
+    scenes: int = 300_000
+    batch: int = 256
+    lr: float = 1e-3
+    warmup: int = 50  # steps
+    ema: float = 0.99
+
+
+@dataclass(frozen=True)
 class Config:
     """The whole run."""
 
@@ -143,4 +159,5 @@ class Config:
     captions: CaptionConfig = field(default_factory=CaptionConfig)
     vae: VaeConfig = field(default_factory=VaeConfig)
     denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
+    clip: ClipConfig = field(default_factory=ClipConfig)
     checkpoint_seconds: int = 180

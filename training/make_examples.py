@@ -17,7 +17,7 @@ from PIL import Image, ImageFilter
 
 from config import Config, cache_folder
 from scenes import Pack, compose
-from step1_data import held_out
+from step1_data import split
 
 ROOT = Path(__file__).parent.parent
 STAMPS = "debian/tuxpaint-stamps-default/usr/share/tuxpaint/stamps"
@@ -106,22 +106,25 @@ def examples(folder: Path) -> None:
     for recipe in RECIPES:
         render(recipe).save(folder / f"{recipe.name}.jpg", quality=90)
         prompts[f"{recipe.name}.jpg"] = [item.prompt for item in recipe.objects]
-        seen = [item.file for item in recipe.objects if not held_out(item.file)]
+        seen = [item.file for item in recipe.objects if split(Config().data, "stamp", item.file) != "test"]
         print(recipe.name, "— seen in training:", seen or "none")
     (folder / "prompts.json").write_text(json.dumps(prompts, indent=2) + "\n")
 
 
 def fixture_scenes(folder: Path, count: int = 24, side: int = 192) -> None:
     """Held-out icons, one or two a scene, on solid colours and gradients: `NN.png`, `NN-mask.png`, and scenes.json."""
-    pack, cfg = Pack(cache_folder() / "data.npz", held_out=True), Config()
-    pack.concepts = {n: [s for s in sprites if not s.photo] for n, sprites in pack.concepts.items()}
-    pack.names = sorted(n for n, sprites in pack.concepts.items() if sprites)
+    pack, cfg = Pack(cache_folder() / "data.npz", "test", "known"), Config()
+    pack.sprites = {
+        n: [s for s in found if "/" in s.key and s.key.split("/")[0] in cfg.data.icons]
+        for n, found in pack.sprites.items()
+    }
+    names = [name for name in pack.core if pack.sprites[name]]
     rng = np.random.default_rng(7)
     folder.mkdir(parents=True, exist_ok=True)
     rows: list[dict] = []
     while len(rows) < count:
         kind = ("solid", "gradient")[len(rows) % 2]
-        scene = compose(rng, pack, cfg.scenes, (side, side), 2, kind, clean=True)
+        scene = compose(rng, pack, cfg, (side, side), 2, kind, clean=True, names=names)
         truth = scene.alphas[0] > 0.5
         if (scene.alphas > 0.5).mean(axis=(1, 2)).min() < 0.03:
             continue

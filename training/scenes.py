@@ -269,7 +269,9 @@ def degrade(rng: np.random.Generator, cfg: SceneConfig, image: np.ndarray) -> np
 # ---------------------------------------------------------------- scenes
 
 
-def choose(rng: np.random.Generator, names: list[str], shares: np.ndarray | None, count: int, of_a_kind: float) -> list[str]:
+def choose(
+    rng: np.random.Generator, names: list[str], shares: np.ndarray | None, count: int, of_a_kind: float
+) -> list[str]:
     """Different names; one of them twice with probability `of_a_kind`."""
     chosen = [names[i] for i in rng.choice(len(names), count, replace=False, p=shares)]
     if count > 1 and rng.random() < of_a_kind:
@@ -315,7 +317,9 @@ def compose(
     image = background(rng, kind, shape, pack.backgrounds)
     if not clean and rng.random() < c.patches:
         image = add_patches(rng, image, pack.backgrounds)
-    chosen = choose(rng, names, None, count, 0) if names else choose(rng, pack.names, pack.shares(c), count, c.of_a_kind)
+    chosen = (
+        choose(rng, names, None, count, 0) if names else choose(rng, pack.names, pack.shares(c), count, c.of_a_kind)
+    )
     sprites, alphas, things = [], [], []
     scale = c.close_up if close_up else c.scale
     for name, (side, centre) in zip(chosen, scatter(rng, count, shape, scale), strict=True):

@@ -110,7 +110,9 @@ def icons(cfg: DataConfig, cache: Path, wanted: list[str]):
             )
             png = resvg_py.svg_to_bytes(svg_string=svg, width=2 * cfg.sprite_side, skip_system_fonts=True)
             yield f"{icon_set}/{name}", Image.open(io.BytesIO(bytes(png)))
-    names = {code: name for code, name in read_json(cache / "npm" / "noto" / "chars.json").items() if name in set(wanted)}
+    names = {
+        code: name for code, name in read_json(cache / "npm" / "noto" / "chars.json").items() if name in set(wanted)
+    }
     folder = cache / "npm" / cfg.renders.split("/")[-1] / "assets"
     seen = set()
     for path in sorted(folder.glob("*.webp")):
@@ -200,7 +202,9 @@ def pack(cfg: DataConfig, cache: Path) -> tuple[Path, list[Concept], list[dict]]
                 files[kind][key] = encode(image, quality=cfg.quality)
         print(f"{kind}: {len(files[kind])} files", flush=True)
     wordnet = WordNet(debian / cfg.wordnet / "usr/share/wordnet")
-    concepts = build({kind: list(found) for kind, found in files.items()}, categories, wordnet, emoji_keywords(cfg, cache))
+    concepts = build(
+        {kind: list(found) for kind, found in files.items()}, categories, wordnet, emoji_keywords(cfg, cache)
+    )
     trained = {key for kind, found in files.items() for key in found if split(cfg, kind, key) == "train"}
     concepts = [concept for concept in concepts if trained & set(concept.keys)]
 

@@ -1,6 +1,6 @@
 """Step 2: the variational autoencoder, a stock AutoencoderKL, on composed scenes.
 
-    python step2_vae.py [--device cuda] [--fresh]     # resumes from its checkpoint, else from the released weights
+python step2_vae.py [--device cuda] [--fresh]     # resumes from its checkpoint, else from the released weights
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def main() -> None:
         optimiser.load_state_dict(state["optimiser"])
         first = state["step"]
     stream = batches(cfg, cfg.vae.batch, seed=cfg.seed + first)
-    x = to_pixels(next(stream)[0], device)
+    x = to_pixels(next(stream).pictures, device)
     scale = latent_scale(vae, x)
     for step in itertools.count(first):
         done = step >= steps
@@ -98,7 +98,7 @@ def main() -> None:
                 )
         if done:
             break
-        x = to_pixels(next(stream)[0], device)
+        x = to_pixels(next(stream).pictures, device)
         with torch.autocast(device, torch.bfloat16):
             loss, l1 = reconstruction_loss(cfg, vae, x)
         for group in optimiser.param_groups:

@@ -82,7 +82,9 @@ class Trainer:
         self.text: CLIPTextModel = build_text_encoder(cfg.denoiser, self.tokenizer, pack, cfg.seed).to(device)
         self.unet = build_unet(cfg).to(device)
         if not fresh and start_from_released(self.unet, "unet"):
-            print(f"text_encoder: {transplant(self.text, self.tokenizer, pack, BUNDLED)} tokens carried over", flush=True)
+            print(
+                f"text_encoder: {transplant(self.text, self.tokenizer, pack, BUNDLED)} tokens carried over", flush=True
+            )
         self.unet.set_attn_processor(AttnProcessor())  # on a CPU, faster than the fused attention's backward pass
         self.scheduler = build_scheduler(cfg)
         self.networks = nn.ModuleDict({"unet": self.unet, "text": self.text})
@@ -183,16 +185,16 @@ def train(cfg: Config, device: str, fresh: bool = False) -> None:
             optimiser.load_state_dict(saved)
         step = state["step"]
     square = dataclasses.replace(cfg, shapes=((cfg.size, cfg.size),))
-    pictures, watched = next(batches(square, 192, seed=10_001, workers=0))
-    watched_latents = trainer.encode(pictures)
+    first = next(batches(square, 192, seed=10_001, workers=0))
+    watched, watched_latents = first.captions, trainer.encode(first.pictures)
     stream, replay = batches(cfg, d.batch, seed=cfg.seed + step), Replay(d.replay, d.replay_share)
     mean = 0.0
     while step < total:
         again = replay.again()
         with torch.autocast(device, torch.bfloat16):
             if again is None:
-                pictures, captions = next(stream)
-                latents = trainer.encode(pictures).float()
+                batch = next(stream)
+                latents, captions = trainer.encode(batch.pictures).float(), batch.captions
                 replay.keep(latents, captions)
             else:
                 latents, captions = again

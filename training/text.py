@@ -108,7 +108,9 @@ def transplant(encoder: CLIPTextModel, tokenizer: CLIPTokenizer, pack: Pack, rel
     All weights but the token table are copied. A token of both vocabularies keeps its embedding; a new word gets the one
     that a ridge regression from looks to released embeddings predicts for it, with noise up to the released spread.
     """
-    weights = {name: tensor.float() for name, tensor in load_file(released / "text_encoder" / "model.safetensors").items()}
+    weights = {
+        name: tensor.float() for name, tensor in load_file(released / "text_encoder" / "model.safetensors").items()
+    }
     table_name = next(name for name in weights if name.endswith("token_embedding.weight"))
     old_table = weights.pop(table_name)
     own = encoder.state_dict()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 
 # Lexicographer files (lexnames(5WN)), the likeliest first, of the sources' categories: 05 animal, 06 artifact, 08 body,
@@ -21,10 +21,63 @@ LEXFILES = {
 
 # The classes that users name. Everything above them ("entity", "whole") says nothing about a picture.
 KINDS = frozenset(
-    """animal bird fish insect reptile amphibian mammal dog cat bear monkey rodent whale shellfish dinosaur
-    plant flower tree fruit vegetable food dessert bread drink sweet meat vehicle car truck train aircraft boat ship
-    tool weapon furniture building tower clothing shoe hat bag bottle box ball toy game computer lamp clock book
-    telephone drum jewelry person""".split()
+    [
+        "animal",
+        "bird",
+        "fish",
+        "insect",
+        "reptile",
+        "amphibian",
+        "mammal",
+        "dog",
+        "cat",
+        "bear",
+        "monkey",
+        "rodent",
+        "whale",
+        "shellfish",
+        "dinosaur",
+        "plant",
+        "flower",
+        "tree",
+        "fruit",
+        "vegetable",
+        "food",
+        "dessert",
+        "bread",
+        "drink",
+        "sweet",
+        "meat",
+        "vehicle",
+        "car",
+        "truck",
+        "train",
+        "aircraft",
+        "boat",
+        "ship",
+        "tool",
+        "weapon",
+        "furniture",
+        "building",
+        "tower",
+        "clothing",
+        "shoe",
+        "hat",
+        "bag",
+        "bottle",
+        "box",
+        "ball",
+        "toy",
+        "game",
+        "computer",
+        "lamp",
+        "clock",
+        "book",
+        "telephone",
+        "drum",
+        "jewelry",
+        "person",
+    ]
 )
 SAID = {
     "beverage": "drink",
@@ -70,7 +123,7 @@ class WordNet:
             cells = line.split("|")[0].split()
             words = int(cells[3], 16)
             pointers = cells[5 + 2 * words :]
-            above = tuple(int(b) for a, b in zip(pointers, pointers[1:], strict=False) if a in {"@", "@i"})
+            above = tuple(int(b) for a, b in pairwise(pointers) if a in {"@", "@i"})
             self.senses[int(cells[0])] = Synset(tuple(cells[4 : 4 + 2 * words : 2]), cells[1], above)
 
     def sense(self, name: str, category: str) -> int | None:
@@ -91,7 +144,6 @@ class WordNet:
         plain = [lemma.replace("_", " ") for lemma in lemmas if re.fullmatch("[a-z_-]{3,}", lemma)]
         return [lemma for lemma in plain if lemma not in {name, name.removesuffix("s")}]
 
-    @lru_cache(maxsize=None)
     def _lemmas_above(self, sense: int) -> frozenset[str]:
         found = set(self.senses[sense].lemmas)
         for parent in self.senses[sense].above:
@@ -122,5 +174,3 @@ class WordNet:
                 if level:
                     found[lemma] = next(home[sense] for sense in level if sense in home)
         return found
-
-    __hash__ = object.__hash__

@@ -62,7 +62,9 @@ def examine_model(model: str) -> Iterator[Check]:
         return
     try:
         files = verify(folder)
-        yield Check("model", f"{folder}" + (f", {files} files as released" if files else ", no checksums to compare with"))
+        yield Check(
+            "model", f"{folder}" + (f", {files} files as released" if files else ", no checksums to compare with")
+        )
         if vocabulary := Vocabulary.read(folder):
             core = sum(name.core for name in vocabulary.names)
             yield Check("knows", f"{len(vocabulary.names)} names, {core} of them well; --vocabulary lists them")
@@ -87,7 +89,9 @@ def vocabulary_text(model: str = BUNDLED) -> str:
         also = f" ({', '.join(name.synonyms)})" if name.synonyms else ""
         groups[name.category].append(f"{'*' if name.core else ''}{name.name}{also}")
     kinds = sorted({kind for name in vocabulary.names for kind in name.kinds})
-    parts = [f"{title}: {', '.join(sorted(names, key=lambda n: n.lstrip('*')))}" for title, names in sorted(groups.items())]
+    parts = [
+        f"{title}: {', '.join(sorted(names, key=lambda n: n.lstrip('*')))}" for title, names in sorted(groups.items())
+    ]
     parts.append(f"Kinds: {', '.join(kinds)}")
     parts.append(f"Other words: {', '.join(sorted(vocabulary.words))}")
     parts.append("* learnt best: shown in most of the training scenes. In brackets: other names for the same thing.")

@@ -82,8 +82,8 @@ class Vocabulary:
     def nearest(self, word: str, count: int = 3) -> list[str]:
         """Up to `count` names near a word: what it is a kind of, then what is spelt like it. May be empty."""
         found = [self.related[word]] if word in self.related else []
-        for text in difflib.get_close_matches(word, list(self.known), n=2 * count, cutoff=0.7):
-            found.append(self.known[text])
+        alike = difflib.get_close_matches(word, list(self.known), n=2 * count, cutoff=0.7)
+        found += [self.known[text] for text in alike]
         return list(dict.fromkeys(found))[:count]
 
     def notes(self, prompt: str) -> list[str]:

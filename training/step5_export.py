@@ -1,7 +1,8 @@
-"""Step 4: the averaged weights as a StableDiffusionPipeline in diffusers' own layout, fp16 safetensors; beside it the list of
-what the model knows (vocabulary.json) and the checksums of its weights (SHA256SUMS).
+"""Step 5: the averaged weights as a StableDiffusionPipeline in diffusers' own layout, fp16 safetensors; beside it the list of
+what the model knows (vocabulary.json) and the checksums of its weights (SHA256SUMS). The dual encoder, if step 4 has made
+one, goes into the folder `bundled-clip` next to it.
 
-    python step4_export.py [--out ../src/peekaboo/bundled]
+    python step5_export.py [--out ../src/peekaboo/bundled]
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from pathlib import Path
 
 import torch
 from diffusers import StableDiffusionPipeline
+from transformers import CLIPImageProcessor, CLIPProcessor
 
+import step4_clip
 from common import Run
 from config import Config
 from scenes import Pack
@@ -45,16 +48,54 @@ def export(out: Path) -> None:
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     pipe.save_pretrained(partial, safe_serialization=True)
-    for written_by_hand in ("README.md", "*.jpg", "*.png"):
-        for file in out.glob(written_by_hand):  # the model card and its pictures
-            shutil.copy(file, partial)
+    keep_card(out, partial)
     forget_paths(partial)
     write_vocabulary(partial / "vocabulary.json", trainer.pack)
     write_sums(partial)
-    shutil.rmtree(out, ignore_errors=True)
-    partial.rename(out)
-    size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
-    print(f"step {state['step']}, {state['step'] * cfg.denoiser.batch} scenes: {out} {size / 1e6:.1f} MB")
+    replace(out, partial)
+    print(f"step {state['step']}, {state['step'] * cfg.denoiser.batch} scenes: {out} {megabytes(out):.1f} MB")
+
+
+def export_clip(out: Path) -> None:
+    """The dual encoder as transformers' CLIPModel and CLIPProcessor."""
+    cfg = Config()
+    state = Run("clip", cfg.checkpoint_seconds).load()
+    if state is None:
+        print("no dual encoder yet (step 4): left out")
+        return
+    tokenizer, _ = step4_clip.load(cfg)
+    model = step4_clip.build(cfg, tokenizer)
+    model.load_state_dict(state["ema"])
+    square = {"height": cfg.size, "width": cfg.size}
+    processor = CLIPImageProcessor(
+        size=square, crop_size=square, do_center_crop=False, image_mean=[0.5] * 3, image_std=[0.5] * 3
+    )
+    partial = out.with_name(out.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    model.half().save_pretrained(partial)
+    CLIPProcessor(processor, tokenizer).save_pretrained(partial)
+    keep_card(out, partial)
+    forget_paths(partial)
+    write_sums(partial)
+    replace(out, partial)
+    print(f"step {state['step']}, {state['step'] * cfg.clip.batch} scenes: {out} {megabytes(out):.1f} MB")
+
+
+def megabytes(folder: Path) -> float:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6
+
+
+def replace(folder: Path, partial: Path) -> None:
+    """Put a finished folder in the place of an old one."""
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+
+
+def keep_card(folder: Path, partial: Path) -> None:
+    """Carry over what is not exported: the model card, written by hand, and its pictures."""
+    for pattern in ("README.md", "*.jpg", "*.png"):
+        for file in folder.glob(pattern):
+            shutil.copy(file, partial)
 
 
 def write_vocabulary(path: Path, pack: Pack) -> None:
@@ -90,4 +131,6 @@ def forget_paths(folder: Path) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=DEFAULT_OUT)
-    export(parser.parse_args().out)
+    folder = parser.parse_args().out
+    export(folder)
+    export_clip(folder.with_name("bundled-clip"))

@@ -1,6 +1,6 @@
-"""Step 5: loss and conditioning gap against scenes seen, as a picture for the model card.
+"""Step 6: loss and conditioning gap against scenes seen, as a picture for the model card.
 
-python step5_curves.py [--out ../docs/training-curves.png]
+python step6_curves.py [--out ../docs/training-curves.png]
 """
 
 from __future__ import annotations

@@ -1,0 +1,258 @@
+"""The parts of training/ that decide what the bundled model sees: splits, captions, scenes, and the optimiser's maths."""
+
+import io
+import json
+import sys
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "training"))
+
+from captions import Mention, caption, colour_name, one_colour, phrase, place
+from config import CaptionConfig, Config, DataConfig
+from muon import Muon, is_matrix, orthogonal
+from scenes import Pack, compose
+from step1_data import drawn, split
+from vocabulary import Concept, build, spoken
+from wordnet import WordNet
+
+SHEEP = Concept("sheep", "Animals & Nature", True, ["ovine"], ["animal"], ["wool"], "sheep", ["noto/sheep"])
+APPLE = Concept("apple", "Food & Drink", True, [], ["fruit"], [], "apples", ["noto/apple"])
+PLAIN = CaptionConfig(synonym=0, kind=0, keyword=0, colour=0, position=0, frame=0)
+
+
+# ---------------------------------------------------------------- what is held out
+
+
+def test_one_file_in_eight_is_held_out_and_the_unseen_style_whole():
+    cfg = DataConfig()
+    keys = [f"twemoji/thing-{i}" for i in range(4000)]
+    share = np.mean([split(cfg, "icon", key) == "test" for key in keys])
+    assert 0.11 < share < 0.14
+    assert {split(cfg, "icon", f"{cfg.unseen_style}/thing-{i}") for i in range(50)} == {"test"}
+
+
+def test_a_sister_drawing_of_a_test_file_is_never_trained_on():
+    cfg = DataConfig()
+    for i in range(500):
+        for family in cfg.families:
+            kinds = {split(cfg, "icon", f"{icon_set}/thing-{i}") for icon_set in family}
+            assert kinds == {"train"} or "train" not in kinds
+    assert any(drawn(f"noto/thing-{i}") for i in range(50))
+
+
+# ---------------------------------------------------------------- captions
+
+
+@pytest.mark.parametrize(
+    ("rgb", "name"),
+    [
+        ((0.9, 0.1, 0.1), "red"),
+        ((1.0, 0.55, 0.1), "orange"),
+        ((0.95, 0.85, 0.1), "yellow"),
+        ((0.2, 0.7, 0.2), "green"),
+        ((0.2, 0.4, 0.9), "blue"),
+        ((0.5, 0.2, 0.8), "purple"),
+        ((1.0, 0.6, 0.75), "pink"),
+        ((0.45, 0.28, 0.12), "brown"),
+        ((0.05, 0.05, 0.06), "black"),
+        ((0.97, 0.97, 0.95), "white"),
+        ((0.5, 0.5, 0.52), "grey"),
+    ],
+)
+def test_everyday_colours(rgb, name):
+    assert colour_name(rgb) == name
+    square = np.ones((8, 8, 4), np.float32)
+    square[..., :3] = rgb
+    assert one_colour(square, share=0.6) == name
+
+
+def test_a_thing_of_two_colours_has_none():
+    square = np.ones((8, 8, 4), np.float32)
+    square[:4, :, :3], square[4:, :, :3] = (0.9, 0.1, 0.1), (0.2, 0.4, 0.9)
+    assert one_colour(square, share=0.6) is None
+
+
+def test_places_are_those_of_the_picture():
+    assert place((0.2, 0.5)) == "on the left"
+    assert place((0.8, 0.45)) == "on the right"
+    assert place((0.5, 0.2)) == "at the top"
+    assert place((0.55, 0.85)) == "at the bottom"
+    assert place((0.5, 0.5)) == "in the middle"
+    assert place((0.3, 0.3)) is None
+
+
+def test_a_recoloured_thing_always_tells_its_colour():
+    rng = np.random.default_rng(0)
+    thing = Mention(APPLE, photo=False, colour="blue", recoloured=True)
+    assert all("blue apple" in phrase(rng, PLAIN, thing) for _ in range(30))
+
+
+def test_captions_vary_as_configured():
+    rng = np.random.default_rng(0)
+    said = Counter(caption(rng, PLAIN, [Mention(APPLE, False), Mention(SHEEP, False)]) for _ in range(400))
+    assert "an apple and a sheep" not in said  # a plural takes no indefinite article
+    assert said["an apple and sheep"] > 50
+    assert not any(text.startswith("a apple") for text in said)
+    positions = replace(PLAIN, position=1.0)
+    texts = {phrase(rng, positions, Mention(SHEEP, False, centre=(0.1, 0.5))) for _ in range(60)}
+    assert {"the left sheep", "the sheep on the left"} <= texts
+    assert {phrase(rng, PLAIN, Mention(APPLE, False, count=2)) for _ in range(60)} == {"two apples", "apples"}
+    kinds = {phrase(rng, replace(PLAIN, kind=1.0), Mention(APPLE, False)) for _ in range(60)}
+    assert kinds == {"fruit", "a fruit", "the fruit"}
+
+
+# ---------------------------------------------------------------- the pack and its scenes
+
+
+def disc(colour: str) -> bytes:
+    picture = Image.new("RGBA", (128, 128))
+    ImageDraw.Draw(picture).ellipse((0, 0, 127, 127), fill=colour)
+    buffer = io.BytesIO()
+    picture.save(buffer, "WEBP", lossless=True)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def pack_path(tmp_path) -> Path:
+    files = {
+        ("icon", "noto/sheep", "train"): "white",
+        ("icon", "fxemoji/sheep", "test"): "black",
+        ("icon", "noto/apple", "train"): "red",
+        ("icon", "twemoji/apple", "test"): "green",
+        ("background", "meadow", "train"): "blue",
+        ("background", "beach", "test"): "yellow",
+    }
+    blobs = [disc(colour) for colour in files.values()]
+    records = [{"kind": kind, "key": key, "split": part} for kind, key, part in files]
+    concepts = [
+        Concept("sheep", "Animals & Nature", True, plural="sheep", keys=["noto/sheep", "fxemoji/sheep"]).record(),
+        Concept("apple", "Food & Drink", False, plural="apples", keys=["noto/apple", "twemoji/apple"]).record(),
+    ]
+    path = tmp_path / "data.npz"
+    texts = {"records": records, "concepts": concepts, "related": {}}
+    np.savez(
+        path,
+        blob=np.frombuffer(b"".join(blobs), np.uint8),
+        ends=np.cumsum([len(blob) for blob in blobs]),
+        **{name: np.frombuffer(json.dumps(data).encode(), np.uint8) for name, data in texts.items()},
+    )
+    return path
+
+
+def keys(pack: Pack) -> set[str]:
+    return {sprite.key for sprites in pack.sprites.values() for sprite in sprites}
+
+
+def test_training_and_test_files_never_meet(pack_path):
+    assert keys(Pack(pack_path)) == {"noto/sheep", "noto/apple"}
+    assert keys(Pack(pack_path, "test")) == {"fxemoji/sheep", "twemoji/apple"}
+    assert keys(Pack(pack_path, "test", "known")) == {"twemoji/apple"}
+    assert keys(Pack(pack_path, "test", "unseen")) == {"fxemoji/sheep"}
+    assert len(Pack(pack_path).backgrounds) == len(Pack(pack_path, "test").backgrounds) == 1
+
+
+def test_alphas_are_where_the_things_are(pack_path):
+    pack, cfg = Pack(pack_path), Config()
+    cfg = replace(cfg, scenes=replace(cfg.scenes, shadow=0))
+    rng = np.random.default_rng(1)
+    for _ in range(20):
+        scene = compose(rng, pack, cfg, (96, 128), 1, "solid", clean=True, names=["apple"])
+        assert scene.image.shape == (96, 128, 3)
+        assert scene.alphas.shape == (1, 96, 128)
+        inside, outside = scene.alphas[0] > 0.99, scene.alphas[0] < 0.01
+        red = scene.image[inside].mean(axis=0)
+        assert red[0] > red[1] + 60
+        assert scene.image[outside].std(axis=0).max() < 2
+        assert "apple" in scene.caption or "red" in scene.caption
+
+
+def test_the_same_seed_gives_the_same_scene(pack_path):
+    pack = Pack(pack_path)
+    one, two = (compose(np.random.default_rng(5), pack, Config(), (64, 64)) for _ in range(2))
+    np.testing.assert_array_equal(one.image, two.image)
+    assert one.caption == two.caption
+
+
+def test_core_names_get_their_share(pack_path):
+    pack, cfg = Pack(pack_path), Config()
+    shares = dict(zip(pack.names, pack.shares(cfg.scenes), strict=True))
+    total = cfg.scenes.core + (1 - cfg.scenes.core - cfg.scenes.people)
+    assert shares["sheep"] == pytest.approx(cfg.scenes.core / total)
+
+
+# ---------------------------------------------------------------- names
+
+
+def wordnet(folder: Path) -> WordNet:
+    """Five senses in the format of wndb(5WN): animal > dog > poodle; apple is a fruit."""
+    (folder / "data.noun").write_text(
+        "  1 licence\n"
+        "00000010 05 n 01 animal 0 000 | a living thing\n"
+        "00000020 05 n 02 dog 0 domestic_dog 0 001 @ 00000010 n 0000 | barks\n"
+        "00000030 05 n 01 poodle 0 001 @ 00000020 n 0000 | curly\n"
+        "00000040 13 n 01 fruit 0 000 | sweet\n"
+        "00000050 13 n 01 apple 0 001 @ 00000040 n 0000 | round\n"
+    )
+    (folder / "index.noun").write_text(
+        "  1 licence\n"
+        "animal n 1 0 1 1 00000010\ndog n 1 1 @ 1 1 00000020\npoodle n 1 1 @ 1 0 00000030\n"
+        "fruit n 1 0 1 1 00000040\napple n 1 1 @ 1 1 00000050\n"
+    )
+    return WordNet(folder)
+
+
+def test_wordnet_gives_kinds_synonyms_and_relatives(tmp_path):
+    words = wordnet(tmp_path)
+    assert words.kinds("poodle", "Animals & Nature") == ["animal", "dog"]
+    assert words.kinds("apples", "Food & Drink") == ["fruit"]
+    assert words.synonyms("dog", "Animals & Nature") == ["domestic dog"]
+    assert words.related({"dog": "Animals & Nature"}) == {"poodle": "dog"}
+
+
+def test_every_icon_becomes_a_concept(tmp_path):
+    files = {"icon": ["noto/dog", "noto/poodle", "noto/red-heart"], "stamp": [], "clip": ["animals/poodle_01.png"]}
+    categories = {name: [] for name in ("Activities", "Objects", "Travel & Places", "People & Body")}
+    categories |= {"Animals & Nature": ["dog", "poodle"], "Food & Drink": [], "Smileys & Emotion": ["red-heart"]}
+    concepts = {c.name: c for c in build(files, categories, wordnet(tmp_path), {})}
+    assert {"dog", "heart"} <= set(concepts)
+    assert "noto/poodle" in concepts["dog"].keys
+    assert concepts["dog"].core
+    assert spoken("womans-boot") == "woman's boot"
+
+
+# ---------------------------------------------------------------- Muon
+
+
+@pytest.mark.parametrize("shape", [(16, 40), (40, 16), (24, 24)])
+def test_orthogonal_flattens_the_singular_values(shape):
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    flat = orthogonal(matrix)
+    values = torch.linalg.svdvals(flat)
+    assert values.max() < 1.35
+    assert values.min() > 0.3
+    u, _, v = torch.linalg.svd(matrix, full_matrices=False)
+    assert torch.nn.functional.cosine_similarity(flat.flatten(), (u @ v).flatten(), dim=0) > 0.95
+
+
+def test_muon_descends():
+    torch.manual_seed(0)
+    layer, x = torch.nn.Conv2d(3, 8, 3), torch.randn(4, 3, 8, 8)
+    goal = torch.nn.Conv2d(3, 8, 3)(x).detach()
+    optimiser = Muon([layer.weight], lr=0.05)
+    losses = []
+    for _ in range(60):
+        loss = (layer(x) - goal).square().mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]
+    assert is_matrix("mid.conv1.weight", layer.weight)
+    assert not is_matrix("mid.conv1.bias", layer.bias)
