@@ -111,7 +111,7 @@ class DenoiserConfig:
     vocabulary: int = 8192  # tokens
     text_tokens: int = 24  # positions, start and end tokens counted
     prediction_type: str = "v_prediction"
-    scenes: int = 280_000
+    scenes: int = 600_000
     batch: int = 96  # scenes a step
     lr: float = 8e-4
     muon: bool = True  # for the matrices; AdamW for the rest
