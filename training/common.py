@@ -22,11 +22,13 @@ BUNDLED = Path(__file__).parent.parent / "src" / "peekaboo" / "bundled"
 
 
 class Batch(NamedTuple):
-    """Scenes of one shape: pictures uint8 (B, H, W, 3), a caption each, and the names of the objects in each."""
+    """Scenes of one shape: pictures uint8 (B, H, W, 3), a caption each, the names of the objects in each, and where
+    there is any object: float32 (B, 1, H, W) in [0, 1]."""
 
     pictures: Tensor
     captions: list[str]
     names: list[list[str]]
+    cover: Tensor
 
 
 class SceneBatches(IterableDataset):
@@ -44,7 +46,8 @@ class SceneBatches(IterableDataset):
             shape = self.cfg.shapes[rng.integers(len(self.cfg.shapes))]
             scenes = [compose(rng, pack, self.cfg, shape) for _ in range(self.batch)]
             pictures = torch.from_numpy(np.stack([s.image for s in scenes]))
-            yield Batch(pictures, [s.caption for s in scenes], [s.names for s in scenes])
+            cover = torch.from_numpy(np.stack([s.alphas.sum(axis=0, keepdims=True) for s in scenes])).clamp(0, 1)
+            yield Batch(pictures, [s.caption for s in scenes], [s.names for s in scenes], cover)
 
 
 def batches(cfg: Config, batch: int, seed: int, workers: int = 1) -> Iterator[Batch]:

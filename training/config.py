@@ -118,6 +118,7 @@ class DenoiserConfig:
     warmup: int = 100  # steps
     replay: int = 64  # encoded batches that are kept to be trained on again
     replay_share: float = 0.5  # steps on kept batches: each scene is seen twice on average
+    object_weight: float = 3.0  # of a latent that shows an object, against one of background, in the loss
     caption_dropout: float = 0.12  # trains the unconditional branch of guidance
     ema: float = 0.995
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import copy
 import dataclasses
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -109,13 +110,19 @@ class Trainer:
             return noise
         return self.scheduler.get_velocity(latents, noise, t)
 
-    def loss(self, latents: Tensor, embedding: Tensor) -> Tensor:
+    def weigh(self, cover: Tensor) -> Tensor:
+        """Weights (B, 1, H/4, W/4) of mean one: captions speak of objects, so objects count more than backgrounds."""
+        pooled = F.avg_pool2d(cover.to(self.device), self.cfg.size // self.unet.config.sample_size)
+        weight = 1 + (self.cfg.denoiser.object_weight - 1) * pooled
+        return weight / weight.mean()
+
+    def loss(self, latents: Tensor, embedding: Tensor, weight: Tensor) -> Tensor:
         """Mean squared error of the prediction, t logit-normal: the middle of the schedule is where captions matter."""
         t = (torch.randn(len(latents), device=self.device).sigmoid() * 1000).long().clamp(0, 999)
         noise = torch.randn_like(latents)
         noisy = self.scheduler.add_noise(latents, noise, t)
         prediction = self.unet(noisy, t, embedding).sample
-        return F.mse_loss(prediction.float(), self.target(latents, noise, t))
+        return (weight * (prediction.float() - self.target(latents, noise, t)).square()).mean()
 
     @torch.no_grad()
     def gap(self, latents: Tensor, captions: list[str]) -> tuple[float, float]:
@@ -134,26 +141,35 @@ class Trainer:
         return losses[0], losses[1] - losses[0]
 
 
+class Kept(NamedTuple):
+    """An encoded batch: latents (B, C, h, w), a caption each, and the loss's weights (B, 1, h, w)."""
+
+    latents: Tensor
+    captions: list[str]
+    weight: Tensor
+
+
 class Replay:
     """Encoded scenes of the last batches, to be trained on again with fresh noise: cheaper than composing new ones."""
 
     def __init__(self, capacity: int, share: float) -> None:
         self.capacity, self.share = capacity, share
-        self.kept: list[tuple[Tensor, list[str]]] = []
+        self.kept: list[Kept] = []
 
-    def again(self) -> tuple[Tensor, list[str]] | None:
+    def again(self) -> Kept | None:
         """A mixture of two kept batches of one shape, with probability `share` once there are enough."""
         if len(self.kept) < self.capacity // 2 or torch.rand(()) >= self.share:
             return None
         one = self.kept[int(torch.randint(len(self.kept), ()))]
-        alike = [batch for batch in self.kept if batch[0].shape == one[0].shape]
+        alike = [batch for batch in self.kept if batch.latents.shape == one.latents.shape]
         other = alike[int(torch.randint(len(alike), ()))]
-        order = torch.randperm(2 * len(one[0]))[: len(one[0])]
-        captions = one[1] + other[1]
-        return torch.cat([one[0], other[0]])[order], [captions[i] for i in order]
+        order = torch.randperm(2 * len(one.latents))[: len(one.latents)]
+        captions = one.captions + other.captions
+        latents, weight = (torch.cat([getattr(b, part) for b in (one, other)])[order] for part in ("latents", "weight"))
+        return Kept(latents, [captions[i] for i in order], weight)
 
-    def keep(self, latents: Tensor, captions: list[str]) -> None:
-        self.kept = [*self.kept[-self.capacity + 1 :], (latents, captions)]
+    def keep(self, batch: Kept) -> None:
+        self.kept = [*self.kept[-self.capacity + 1 :], batch]
 
 
 def optimisers(cfg: Config, networks: nn.ModuleDict) -> list[torch.optim.Optimizer]:
@@ -194,12 +210,10 @@ def train(cfg: Config, device: str, fresh: bool = False) -> None:
         with torch.autocast(device, torch.bfloat16):
             if again is None:
                 batch = next(stream)
-                latents, captions = trainer.encode(batch.pictures).float(), batch.captions
-                replay.keep(latents, captions)
-            else:
-                latents, captions = again
-            captions = ["" if torch.rand(()) < d.caption_dropout else caption for caption in captions]
-            loss = trainer.loss(latents, trainer.embed(captions))
+                again = Kept(trainer.encode(batch.pictures).float(), batch.captions, trainer.weigh(batch.cover))
+                replay.keep(again)
+            captions = ["" if torch.rand(()) < d.caption_dropout else caption for caption in again.captions]
+            loss = trainer.loss(again.latents, trainer.embed(captions), again.weight)
         for optimiser in optimisers_:
             for group in optimiser.param_groups:
                 group["lr"] = d.lr * trapezoid(step, total, d.warmup)
