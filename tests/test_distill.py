@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from peekaboo import distill, optimize
-from peekaboo.optimize import Scene
+from peekaboo import distill, loss, optimize
+from peekaboo.scene import Scene
 from peekaboo.settings import preset
 from toys import Toy
 
@@ -79,7 +79,7 @@ def test_the_gradient_on_theta_against_the_chain_rule_by_hand(toy_scene, toy, gr
     settings = preset("paper", gravity=gravity, estimator=estimator, guidance_scale=12.0, draws=2)
     theta = torch.randn(1, 24, 40, dtype=torch.float64, requires_grad=True)
     alpha = torch.sigmoid(theta)
-    got = optimize.alpha_gradient(toy_scene, settings, alpha.detach(), torch.Generator().manual_seed(3))
+    got = loss.alpha_gradient(toy_scene, settings, alpha.detach(), torch.Generator().manual_seed(3))
     alpha.backward(got)
 
     generator = torch.Generator().manual_seed(3)
@@ -103,10 +103,8 @@ def test_the_complement_is_scored_with_the_opposite_sign(toy_scene):
     """With α = ½ everywhere both sides are one picture, and ∂(1−α) = −∂α: the complement doubles the gradient."""
     alpha = torch.full((1, 24, 40), 0.5, dtype=torch.float64)
     plain = preset("paper", gravity=0.0, estimator="csd")
-    one = optimize.alpha_gradient(toy_scene, plain, alpha, torch.Generator().manual_seed(1))
-    both = optimize.alpha_gradient(
-        toy_scene, plain.with_changes(complement=1.0), alpha, torch.Generator().manual_seed(1)
-    )
+    one = loss.alpha_gradient(toy_scene, plain, alpha, torch.Generator().manual_seed(1))
+    both = loss.alpha_gradient(toy_scene, plain.with_changes(complement=1.0), alpha, torch.Generator().manual_seed(1))
     torch.testing.assert_close(both, 2 * one)
 
 
@@ -167,7 +165,7 @@ def test_the_denoiser_gets_no_gradient_but_the_encoder_carries_one(toy_scene, to
     seen = []
     predict = toy.predict
     toy.predict = lambda noisy, t, e: seen.append(noisy) or predict(noisy, t, e)
-    optimize.alpha_gradient(toy_scene, preset("paper"), alpha, torch.Generator().manual_seed(0))
+    loss.alpha_gradient(toy_scene, preset("paper"), alpha, torch.Generator().manual_seed(0))
     assert encoded[0].requires_grad
     assert not seen[0].requires_grad
 
@@ -185,7 +183,7 @@ def test_several_prompts_share_timestep_and_noise(toy, toy_scene):
     """Two equal prompts get equal gradients from equal alphas: nothing differs between them, not even the noise."""
     scene = Scene(toy, toy_scene.image, toy.encode_prompt(["red", "red"]), toy_scene.null, None)
     alpha = torch.rand(1, 24, 40, dtype=torch.float64).repeat(2, 1, 1)
-    gradient = optimize.alpha_gradient(scene, preset("paper"), alpha, torch.Generator().manual_seed(0))
+    gradient = loss.alpha_gradient(scene, preset("paper"), alpha, torch.Generator().manual_seed(0))
     torch.testing.assert_close(gradient[0], gradient[1])
 
 

@@ -7,7 +7,7 @@ import torch
 import peekaboo
 from peekaboo import Peekaboo
 from peekaboo.errors import PromptError
-from peekaboo.optimize import alpha_grid
+from peekaboo.scene import alpha_grid
 
 
 @pytest.fixture

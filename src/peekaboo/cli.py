@@ -37,6 +37,17 @@ class Preset(StrEnum):
     draft = "draft"
 
 
+class Variant(StrEnum):
+    """The variants of the paper's tables, `peekaboo.settings.VARIANTS`."""
+
+    raster = "raster"
+    fourier = "fourier"
+    bilateral_fourier = "bilateral-fourier"
+    rgb_bilateral = "rgb-bilateral"
+    depth_bilateral = "depth-bilateral"
+    clip = "clip"
+
+
 class Dtype(StrEnum):
     """The precisions a model can be loaded in."""
 
@@ -76,6 +87,9 @@ def segment(
     preset: Annotated[
         Preset, typer.Option(help="'paper' is the method of arXiv 2211.13224, 'draft' the first map alone.")
     ] = Preset.default,
+    variant: Annotated[
+        Variant | None, typer.Option(help="A row of the paper's tables: alpha model, guide and loss.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of every random draw.")] = 0,
     set_: Annotated[
         list[str],
@@ -84,6 +98,15 @@ def segment(
     guide: Annotated[
         Path | None,
         typer.Option(help="A map (image or .npy, a depth map for one) to guide the blur instead of RGB."),
+    ] = None,
+    depth: Annotated[
+        Path | None, typer.Option(help="A depth map (image or .npy) for depth-bilateral, which it implies.")
+    ] = None,
+    depth_model: Annotated[
+        str | None, typer.Option(help="The depth network, a Hub id or a folder; implies depth-bilateral.")
+    ] = None,
+    clip_model: Annotated[
+        str | None, typer.Option(help="The image-text model of the variant clip, a Hub id or a folder.")
     ] = None,
     device: Annotated[str, typer.Option(help="'auto', 'cpu', 'cuda', 'mps' … auto takes the best there is.")] = "auto",
     dtype: Annotated[Dtype, typer.Option(help="Precision of the model; auto fits the device.")] = Dtype.auto,
@@ -98,11 +121,15 @@ def segment(
 
     report = Report(quiet)
     try:
-        settings = jobs.read_settings(preset.value, seed, set_)
+        networks = {"depth_model": depth_model, "clip_model": clip_model}
+        settings = jobs.read_settings(preset.value, seed, set_, variant.value if variant else None, networks)
+        if depth is not None:
+            settings, guide = jobs.with_depth(settings, variant is not None, depth, guide), depth
         prompts = jobs.check_prompts(prompt)
         work = jobs.expand(images, out)
         jobs.check_writable(out)
         loaded = report.load(model, device, dtype.value)
+        loaded.companions.load(settings, guided=guide is not None)
     except PeekabooError as error:
         report.error(str(error))
         raise typer.Exit(WRONG_USAGE) from None

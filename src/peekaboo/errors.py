@@ -33,3 +33,10 @@ class NumericalError(PeekabooError):
 
 class MissingExtraError(PeekabooError):
     """An optional package is needed; the message says how to install it."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of a library's error, at most 200 characters, to be quoted in a sentence of ours."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else type(error).__name__
+    return text if len(text) <= 200 else text[:197] + "..."

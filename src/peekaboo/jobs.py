@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,19 @@ from peekaboo.images import SUFFIXES
 from peekaboo.optimize import Step
 from peekaboo.pipeline import Run, check_prompts
 from peekaboo.result import Segmentation
-from peekaboo.settings import Settings, preset
+from peekaboo.settings import Settings, preset, variant_changes
 
-__all__ = ["Frames", "Job", "check_prompts", "check_writable", "expand", "explain", "read_settings", "save"]
+__all__ = [
+    "Frames",
+    "Job",
+    "check_prompts",
+    "check_writable",
+    "expand",
+    "explain",
+    "read_settings",
+    "save",
+    "with_depth",
+]
 
 
 @dataclass(frozen=True)
@@ -63,12 +73,30 @@ def _matches(pattern: str) -> list[Path]:
     return [path]
 
 
+NETWORKS = {"depth_model": "depth-bilateral", "clip_model": "clip"}
 SWITCH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
-def read_settings(name: str, seed: int, changes: Sequence[str]) -> Settings:
-    """Settings from a preset and NAME=VALUE texts. Raises SettingsError."""
-    base = preset(name, seed=seed)
+def read_settings(
+    name: str,
+    seed: int,
+    changes: Sequence[str],
+    variant: str | None = None,
+    networks: Mapping[str, str | None] | None = None,
+) -> Settings:
+    """Settings from a preset, a variant, NAME=VALUE texts, and the networks named beside them, by setting.
+
+    A depth network that is named implies depth-bilateral, an image-text model the variant clip, unless a variant is named.
+    Raises SettingsError, also where a network is named that the variant does not ask.
+    """
+    named = {key: value for key, value in (networks or {}).items() if value is not None}
+    if variant is None and len(named) == 1:
+        variant = NETWORKS[next(iter(named))]
+    for key in named:
+        if NETWORKS[key] != variant:
+            option = key.replace("_", "-")
+            raise SettingsError(f"--{option} goes with --variant {NETWORKS[key]}, not with {variant or 'the default'}.")
+    base = preset(name, variant, seed=seed, **named)
     kinds = {field.name: type(getattr(base, field.name)) for field in fields(base)}
     parsed: dict[str, Any] = {}
     for change in changes:
@@ -84,6 +112,15 @@ def read_settings(name: str, seed: int, changes: Sequence[str]) -> Settings:
                 f"The setting {key} is {text!r}; expected a value like {getattr(base, key)!r}."
             ) from error
     return base.with_changes(**parsed)
+
+
+def with_depth(settings: Settings, variant_named: bool, depth: Path, guide: Path | None) -> Settings:
+    """The settings when a depth map is given: depth-bilateral, unless another variant is named. Raises SettingsError."""
+    if guide is not None:
+        raise SettingsError("--depth and --guide both give a map to guide the blur; give one of them.")
+    if variant_named and settings.blur != "depth":
+        raise SettingsError(f"--depth {depth} goes with --variant depth-bilateral, not with another.")
+    return settings.with_changes(**variant_changes("depth-bilateral"))
 
 
 def save(job: Job, result: Segmentation, frames: Frames | None) -> dict[str, Any]:

@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from peekaboo import distill, evidence
+from peekaboo import evidence
 from peekaboo.alpha import Blur, Fourier, Raster, alpha_of
 from peekaboo.bilateral import BilateralBlur, no_blur
-from peekaboo.denoisers.base import Denoiser
 from peekaboo.errors import NumericalError
+from peekaboo.loss import alpha_gradient
+from peekaboo.scene import Scene, alpha_grid
 from peekaboo.settings import Settings
 
 STEEPNESS = 6.0
 """Logits per unit of the warm start's map."""
 PAPER_PIXELS = 256 * 256
 """The paper's α grid."""
-ALPHA_PER_LATENT = 4
-"""α pixels along one latent's side: the paper's 256² grid on Stable Diffusion's 64² latents."""
 
 
 @dataclass(frozen=True)
@@ -38,34 +36,6 @@ class Step:
     seconds: float
 
 
-@dataclass(frozen=True)
-class Scene:
-    """One picture and its prompts, as the denoiser sees them.
-
-    image: (1, 3, H, W) in [0, 1] at the model's size. embeddings: (N, tokens, width); null: (1, tokens, width).
-    guide: (1, C, h, w) on the α grid, or None for no blur.
-    """
-
-    denoiser: Denoiser
-    image: Tensor
-    embeddings: Tensor
-    null: Tensor
-    guide: Tensor | None
-
-
-def alpha_grid(denoiser: Denoiser, image_size: Sequence[int]) -> tuple[int, int]:
-    """(h, w) of the α grid: four pixels per latent side as in the paper, never finer than the picture."""
-    ratio = min(1.0, ALPHA_PER_LATENT / denoiser.factor)
-    return round(image_size[0] * ratio), round(image_size[1] * ratio)
-
-
-def to_grid(guide: Tensor, size: tuple[int, int]) -> Tensor:
-    """A guide (1, C, H, W) on the α grid."""
-    if tuple(guide.shape[-2:]) == size:
-        return guide
-    return F.interpolate(guide, size=size, mode="bilinear", antialias=True, align_corners=False)
-
-
 def make_blur(scene: Scene, settings: Settings) -> Blur:
     """The blur the settings ask for, its weights computed once for the picture."""
     if scene.guide is None or settings.blur_iterations == 0:
@@ -77,14 +47,6 @@ def make_blur(scene: Scene, settings: Settings) -> Blur:
         settings.sigma_space,
         settings.sigma_guide,
     )
-
-
-def composite(alpha: Tensor, image: Tensor, colour: Tensor) -> Tensor:
-    """α·x + (1−α)·b: (N, 3, H, W) of alphas (N, h, w), one image (1, 3, H, W) and one colour (3,)."""
-    alpha = alpha[:, None]
-    if alpha.shape[-2:] != image.shape[-2:]:
-        alpha = F.interpolate(alpha, size=image.shape[-2:], mode="bilinear", align_corners=False)
-    return alpha * image + (1 - alpha) * colour.view(1, 3, 1, 1)
 
 
 def run(scene: Scene, settings: Settings) -> Iterator[Step]:
@@ -192,34 +154,6 @@ def learning_rate(settings: Settings, pixels: int) -> float:
     return settings.learning_rate * PAPER_PIXELS / (pixels if settings.alpha == "fourier" else 1)
 
 
-def alpha_gradient(scene: Scene, settings: Settings, alpha: Tensor, generator: torch.Generator) -> Tensor:
-    r"""The gradient of the loss on the alphas (N, h, w), from one composite of each and `settings.draws` draws of (t, ε).
-
-    :math:`\partial L/\partial α = J^T g + λ`, with J the Jacobian of the VAE encoder on the composite, g the score on its latents
-    (`distill.sds` or `distill.csd`; minus its weighted counterpart on the complement's), and λ the gravity.
-    """
-    alpha = alpha.requires_grad_(True)
-    colour = torch.rand(3, generator=generator).to(alpha.device)
-    sides = [alpha, 1 - alpha] if settings.complement else [alpha]
-    latents = scene.denoiser.encode(composite(torch.cat(sides), scene.image, colour))
-    t = distill.draw_timesteps(settings.draws, settings.t_min, settings.t_max, scene.denoiser.timesteps, generator)
-    noise = distill.draw_noise(settings.draws, latents, generator)
-    embeddings = scene.embeddings.repeat(len(sides), 1, 1)
-    predictions = distill.predict(scene.denoiser, latents, embeddings, scene.null, t, noise)
-    if settings.estimator == "csd":
-        score = distill.csd(predictions)
-    else:
-        score = distill.sds(predictions, settings.guidance_scale)
-    if settings.complement:
-        score = torch.cat([score[: len(alpha)], -settings.complement * score[len(alpha) :]])
-    scale = score.abs().amax().clamp_min(1e-12)  # keeps a half-precision encoder's gradient from vanishing
-    (gradient,) = torch.autograd.grad((score / scale * latents).sum(), alpha)
-    gradient = scale * gradient
-    if settings.balance:
-        gradient = balanced(gradient)
-    return gradient + settings.gravity
-
-
 def warm_start(
     scene: Scene, settings: Settings, size: tuple[int, int], blur: Blur, generator: torch.Generator
 ) -> Tensor:
@@ -235,9 +169,3 @@ def warm_start(
     )
     low, high = evidence.spread(blur(gain))
     return STEEPNESS * ((gain - low) / (high - low).clamp_min(1e-12) - settings.cut)
-
-
-def balanced(gradient: Tensor) -> Tensor:
-    """Alpha gradients (N, h, w), each shifted so that indifferent pixels stand still: minus half of its own lower quartile."""
-    quartile = gradient.flatten(1).quantile(0.25, dim=1)
-    return gradient - 0.5 * quartile.view(-1, 1, 1)

@@ -14,15 +14,17 @@ from torch import Tensor
 
 import peekaboo
 from peekaboo import optimize
+from peekaboo.companions import Companions
 from peekaboo.denoisers import BUNDLED, Denoiser, adapt, bundled_folder, load_pipeline
 from peekaboo.errors import PromptError
 from peekaboo.guides import GuideLike, read_guide
 from peekaboo.images import ImageLike, Picture, model_size, read_image, to_model
-from peekaboo.optimize import Scene, Step
+from peekaboo.optimize import Step
 from peekaboo.presence import presence
 from peekaboo.refine import upsample
 from peekaboo.result import Segmentation
-from peekaboo.settings import Settings
+from peekaboo.scene import ALPHA_PER_LATENT, Scene, alpha_grid, to_grid
+from peekaboo.settings import Settings, variant_changes
 from peekaboo.settings import preset as make_preset
 from peekaboo.vocabulary import Vocabulary, read_cached, unknown_notes
 
@@ -38,6 +40,7 @@ class Peekaboo:
 
     def __init__(self, pipe: Any) -> None:
         self.denoiser: Denoiser = adapt(pipe)
+        self.companions = Companions(self.denoiser.name, self.denoiser.device)
 
     @classmethod
     def from_pretrained(
@@ -56,6 +59,7 @@ class Peekaboo:
         prompts: str | Sequence[str],
         *,
         preset: str | Settings = "default",
+        variant: str | None = None,
         guide: GuideLike | None = None,
         **settings: Any,
     ) -> Run:
@@ -64,9 +68,11 @@ class Peekaboo:
         The arguments are those of `segment`.
         """
         texts = check_prompts(prompts)
-        base = preset if isinstance(preset, Settings) else make_preset(preset)
-        chosen = base.with_changes(**settings)
-        return Run(self.denoiser, read_image(image), texts, chosen, guide)
+        if isinstance(preset, Settings):
+            chosen = preset.with_changes(**{**(variant_changes(variant) if variant else {}), **settings})
+        else:
+            chosen = make_preset(preset, variant, **settings)
+        return Run(self.denoiser, read_image(image), texts, chosen, guide, self.companions)
 
     def segment(
         self,
@@ -74,6 +80,7 @@ class Peekaboo:
         prompts: str | Sequence[str],
         *,
         preset: str | Settings = "default",
+        variant: str | None = None,
         guide: GuideLike | None = None,
         on_step: Callable[[Step], None] | None = None,
         **settings: Any,
@@ -83,12 +90,13 @@ class Peekaboo:
         image: path, PIL image or array, HWC uint8 in [0, 255] or float in [0, 1]; any size and aspect, EXIF-oriented.
         prompts: one, or several for one joint run in which they compete for the pixels.
         preset: "default", "paper", "draft", or `Settings`. settings: any field of `Settings`, by name.
+        variant: a composition of the paper's tables, by name (`settings.VARIANTS`): "depth-bilateral", "clip" …
         guide: a map, array or file, that guides the blur instead of the picture's colours; a depth map is one.
         on_step: called after every iteration.
 
         Returns alphas at the input's own size. Raises PeekabooError: ImageError, PromptError, SettingsError, NumericalError.
         """
-        run = self.start(image, prompts, preset=preset, guide=guide, **settings)
+        run = self.start(image, prompts, preset=preset, variant=variant, guide=guide, **settings)
         for step in run:
             if on_step is not None:
                 on_step(step)
@@ -136,12 +144,14 @@ class Run:
         prompts: list[str],
         settings: Settings,
         guide: GuideLike | None,
+        companions: Companions,
     ) -> None:
+        self.companions = companions
         self.denoiser, self.picture, self.prompts, self.settings = denoiser, picture, prompts, settings
         unknown = unknown_notes(vocabulary_of(denoiser.name), prompts)
         self.notes = [*picture.notes, *clipped_notes(denoiser, prompts), *unknown]
         self.model_size = model_size(*picture.size, denoiser.native_area, denoiser.factor)
-        self.grid = optimize.alpha_grid(denoiser, self.model_size)
+        self.grid = alpha_grid(denoiser, self.model_size)
         self.clock = time.perf_counter()
         self.scene = self._prepare(guide)
         self.last: Step | None = None
@@ -150,12 +160,15 @@ class Run:
         image = to_model(self.picture.rgb, self.model_size).to(self.denoiser.device)
         embeddings = self.denoiser.encode_prompt([*self.prompts, ""])
         blur_guide: Tensor | None = None
+        if guide is None and self.settings.blur == "depth":
+            guide = self.companions.depth(self.settings)(self.picture.rgb)
         if guide is not None:
             array = torch.from_numpy(read_guide(guide)).permute(2, 0, 1)[None]
-            blur_guide = optimize.to_grid(array, self.grid).to(self.denoiser.device)
+            blur_guide = to_grid(array, self.grid).to(self.denoiser.device)
         elif self.settings.blur == "rgb":
-            blur_guide = optimize.to_grid(image, self.grid)
-        return Scene(self.denoiser, image, embeddings[:-1], embeddings[-1:], blur_guide)
+            blur_guide = to_grid(image, self.grid)
+        judge = self.companions.clip(self.settings).judge(self.prompts) if self.settings.estimator == "clip" else None
+        return Scene(self.denoiser, image, embeddings[:-1], embeddings[-1:], blur_guide, judge)
 
     def __iter__(self) -> Iterator[Step]:
         for step in optimize.run(self.scene, self.settings):
@@ -165,7 +178,7 @@ class Run:
     def result(self) -> Segmentation:
         """The masks after the last step that was done, at the picture's own size. Before the first there are none: all zero."""
         alpha = self.last.alpha if self.last else torch.zeros(len(self.prompts), *self.grid)
-        full = upsample(alpha, self.picture.rgb, cell=optimize.ALPHA_PER_LATENT)
+        full = upsample(alpha, self.picture.rgb, cell=ALPHA_PER_LATENT)
         score = presence(self.scene, alpha, self.settings)
         return Segmentation(full, score.cpu().numpy(), self.prompts, self.settings, self.picture, self._record())
 

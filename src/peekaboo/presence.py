@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from peekaboo import distill, evidence
-from peekaboo.optimize import Scene, composite
+from peekaboo.scene import Scene, composite
 from peekaboo.settings import Settings
 
 DRAWS = 24

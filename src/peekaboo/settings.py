@@ -9,8 +9,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from peekaboo.errors import SettingsError
 
 Alpha = Literal["raster", "fourier"]
-Blur = Literal["rgb", "none"]
-Estimator = Literal["sds", "csd"]
+Blur = Literal["rgb", "depth", "none"]
+Estimator = Literal["sds", "csd", "clip"]
 Optimizer = Literal["sgd", "adam"]
 
 
@@ -19,11 +19,15 @@ class Settings:
     r"""How a segmentation is made. The defaults are the preset "default"; see `preset` for the others.
 
     alpha: what is optimised, "raster" (a logit per pixel) or "fourier" (an MLP on Fourier features).
-    blur: what guides the bilateral blur, "rgb" or "none"; `segment(guide=…)` gives any other map.
+    blur: what guides the bilateral blur: "rgb", "depth" (a network's, see depth_model, or the map that `segment(guide=…)`
+    gives), or "none"; a given guide always wins.
     warm_start: draws of (t, ε), for the picture and for its mirror image, for the forward-only map that alpha starts from; 0 starts from noise, as the paper does.
     cut: where that map, its median 0 and its peak 1, counts as undecided.
     steps: optimisation steps. draws: (t, ε) pairs a step. estimator: "sds", the paper's
-    :math:`w(t)(ε̂-ε)`, or "csd", the classifier score alone :math:`w(t)(ε_p-ε_∅)` (arXiv 2310.19415).
+    :math:`w(t)(ε̂-ε)`, "csd", the classifier score alone :math:`w(t)(ε_p-ε_∅)` (arXiv 2310.19415), or "clip", minus the
+    similarity that an image-text model sees between composite and prompt.
+    depth_model, clip_model: Hub ids or local folders; "auto" is Depth Anything V2 small, and the bundled dual encoder with the
+    bundled model or else CLIP ViT-B/16.
     complement: weight of the score on the complement (1−α)·x, which must not be the prompt.
     balance: True shifts every image's alpha gradient so that indifferent pixels stand still; gravity is then not needed.
     t_min, t_max: timesteps drawn from, as fractions of the training schedule's length.
@@ -55,6 +59,8 @@ class Settings:
     blur_iterations: int = 40
     sigma_space: float = 5.0
     sigma_guide: float = 0.08
+    depth_model: str = "auto"
+    clip_model: str = "auto"
     threshold: float = 0.5
     compete: bool = True
     seed: int = 0
@@ -125,9 +131,30 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 
+VARIANTS: dict[str, dict[str, Any]] = {  # the rows of the paper's tables: an alpha model, a guide, a loss
+    "raster": {"alpha": "raster", "blur": "none"},
+    "fourier": {"alpha": "fourier", "blur": "none"},
+    "bilateral-fourier": {"alpha": "fourier", "blur": "rgb"},
+    "rgb-bilateral": {"alpha": "raster", "blur": "rgb"},
+    "depth-bilateral": {"alpha": "raster", "blur": "depth"},
+    "clip": {"alpha": "raster", "blur": "rgb", "estimator": "clip"},
+}
 
-def preset(name: str = "default", **changes: Any) -> Settings:
-    """The settings of a preset, "default", "paper" or "draft", with changes. Raises SettingsError."""
+
+def preset(name: str = "default", variant: str | None = None, **changes: Any) -> Settings:
+    """The settings of a preset, "default", "paper" or "draft", as one of the paper's variants, with changes.
+
+    variant: a name of `VARIANTS`, or None for the preset's own. It goes with any preset: under "paper" it is the row of the
+    paper's table; under "default" the same composition, from the warm start. Raises SettingsError.
+    """
     if name not in PRESETS:
         raise SettingsError(f"There is no preset {name!r}; the presets are {', '.join(PRESETS)}.")
-    return Settings(preset=name).with_changes(**{**PRESETS[name], **changes})
+    composition = variant_changes(variant) if variant else {}
+    return Settings(preset=name).with_changes(**{**PRESETS[name], **composition, **changes})
+
+
+def variant_changes(name: str) -> dict[str, Any]:
+    """What a variant sets. Raises SettingsError for an unknown one."""
+    if name not in VARIANTS:
+        raise SettingsError(f"There is no variant {name!r}; the variants are {', '.join(VARIANTS)}.")
+    return VARIANTS[name]

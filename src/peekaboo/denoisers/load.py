@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from peekaboo.denoisers.quiet import quiet
-from peekaboo.errors import ModelError
+from peekaboo.errors import ModelError, first_line
 
 BUNDLED = "bundled"
 SUMS = "SHA256SUMS"
@@ -88,7 +88,7 @@ def load_pipeline(name: str | Path = BUNDLED, device: str | None = None, dtype: 
         path = bundled_folder() if bundled else Path(name).expanduser()
         is_folder, is_file = path.is_dir(), path.is_file()
     except (OSError, RuntimeError, ValueError) as error:
-        raise ModelError(f"The model name {str(name)[:80]!r} cannot be a path ({_first_line(error)}).") from error
+        raise ModelError(f"The model name {str(name)[:80]!r} cannot be a path ({first_line(error)}).") from error
     if bundled:
         verify(path)
     with quiet(), warnings.catch_warnings():
@@ -124,7 +124,7 @@ def _from_folder(path: Path, dtype: torch.dtype) -> Any:
             if not any(pickled.parent.glob("*.safetensors")):
                 raise ModelError(_pickle_reason(pickled)) from error
         raise ModelError(
-            f"The model in {path} is incomplete or damaged ({_first_line(error)}); get a complete copy."
+            f"The model in {path} is incomplete or damaged ({first_line(error)}); get a complete copy."
         ) from error
 
 
@@ -156,7 +156,7 @@ def _from_file(path: Path, dtype: torch.dtype) -> Any:
         return StableDiffusionPipeline.from_single_file(path, torch_dtype=dtype, safety_checker=None)
     except Exception as error:
         raise ModelError(
-            f"{path} cannot be loaded ({_first_line(error)}). A single file needs its model's configuration from the "
+            f"{path} cannot be loaded ({first_line(error)}). A single file needs its model's configuration from the "
             "Hugging Face Hub once; without network, convert it to a diffusers folder elsewhere and name that."
         ) from error
 
@@ -172,7 +172,7 @@ def _from_hub(name: str, dtype: torch.dtype) -> Any:
         return DiffusionPipeline.from_pretrained(name, torch_dtype=dtype, use_safetensors=True, safety_checker=None)
     except Exception as error:
         raise ModelError(
-            f"The model {name!r} could not be fetched from the Hugging Face Hub ({_first_line(error)}). Check the name and the "
+            f"The model {name!r} could not be fetched from the Hugging Face Hub ({first_line(error)}). Check the name and the "
             f"network, name a local folder, or leave --model out to use the bundled one."
         ) from error
 
@@ -182,9 +182,3 @@ def _pickle_reason(path: Path) -> str:
         f"{path} is a pickle, which can run any code when it is opened, so it is refused; use the model's .safetensors "
         "version, or convert it with the safetensors tools on a machine you can spare."
     )
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = lines[0] if lines else type(error).__name__
-    return text if len(text) <= 200 else text[:197] + "..."
