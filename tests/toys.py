@@ -48,6 +48,10 @@ class Toy:
         mixed = torch.einsum("cd,bdhw->bchw", self.matrix, 2 * images.double() - 1)
         return F.avg_pool2d(mixed, self.factor)
 
+    def decode(self, latents: Tensor) -> Tensor:
+        pixels = torch.einsum("cd,bchw->bdhw", self.matrix, latents) / 2 + 0.5
+        return F.interpolate(pixels, scale_factor=self.factor, mode="nearest").clamp(0, 1)
+
     def add_noise(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         a = self.alphas_cumprod[t].view(-1, 1, 1, 1)
         return a.sqrt() * latents + (1 - a).sqrt() * noise

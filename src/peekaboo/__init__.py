@@ -15,16 +15,27 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from peekaboo.errors import PeekabooError
     from peekaboo.pipeline import Peekaboo, segment
-    from peekaboo.result import Segmentation
-    from peekaboo.settings import Settings, preset
+    from peekaboo.result import Generation, Segmentation
+    from peekaboo.settings import GenerateSettings, Settings, preset
 
 __version__ = "0.1.0"
-__all__ = ["Peekaboo", "PeekabooError", "Segmentation", "Settings", "preset", "segment"]
+__all__ = [
+    "GenerateSettings",
+    "Generation",
+    "Peekaboo",
+    "PeekabooError",
+    "Segmentation",
+    "Settings",
+    "preset",
+    "segment",
+]
 
 _HOMES = {
     "Peekaboo": "pipeline",
     "segment": "pipeline",
+    "Generation": "result",
     "Segmentation": "result",
+    "GenerateSettings": "settings",
     "Settings": "settings",
     "preset": "settings",
     "PeekabooError": "errors",

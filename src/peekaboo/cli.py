@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import json
-from contextlib import nullcontext
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from peekaboo import __version__
+from peekaboo.cli_generate import generate
+from peekaboo.console import DONE, SOME_FAILED, WRONG_USAGE, Dtype, Report
 from peekaboo.errors import PeekabooError
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from peekaboo.pipeline import Peekaboo, Run
 
 app = typer.Typer(
     add_completion=False,
@@ -25,8 +21,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Segment a picture by description with a text-to-image diffusion model, and no training.",
 )
-
-DONE, SOME_FAILED, WRONG_USAGE = 0, 1, 2
 
 
 class Preset(StrEnum):
@@ -46,15 +40,6 @@ class Variant(StrEnum):
     rgb_bilateral = "rgb-bilateral"
     depth_bilateral = "depth-bilateral"
     clip = "clip"
-
-
-class Dtype(StrEnum):
-    """The precisions a model can be loaded in."""
-
-    auto = "auto"
-    float32 = "float32"
-    float16 = "float16"
-    bfloat16 = "bfloat16"
 
 
 def _version(value: bool) -> None:
@@ -183,70 +168,7 @@ def doctor(
     raise typer.Exit(DONE if all(check.good for check in checks) else SOME_FAILED)
 
 
-class Report:
-    """What the user sees, on stderr: stdout is for --json."""
-
-    def __init__(self, quiet: bool) -> None:
-        from rich.console import Console
-
-        self.quiet = quiet
-        self.console: Console = Console(stderr=True, highlight=False, soft_wrap=True)
-
-    def say(self, text: str) -> None:
-        if not self.quiet:
-            self.console.print(text, markup=False)
-
-    def error(self, text: str) -> None:
-        self.console.print(f"error: {text}", style="red", markup=False)
-
-    def load(self, model: str, device: str, dtype: str) -> Peekaboo:
-        """Load the model and say, loudly, on which device it runs."""
-        with self.console.status("loading the model …") if not self.quiet else nullcontext():
-            from peekaboo.pipeline import Peekaboo
-
-            loaded = Peekaboo.from_pretrained(model, device, dtype)
-        d = loaded.denoiser
-        self.say(f"model {d.name} on device {d.device}, {str(d.dtype).removeprefix('torch.')}")
-        return loaded
-
-    def watch(self, name: str, run: Run, frames: Any) -> bool:
-        """Work through a run under a progress bar. True if Ctrl-C stopped it: the masks so far are kept."""
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        for note in run.notes:
-            self.say(f"note: {note}")
-        bar = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("change {task.fields[change]:.4f}"),
-            TimeRemainingColumn(),
-            console=self.console,
-            disable=self.quiet,
-            transient=True,
-        )
-        with bar:
-            task = bar.add_task(name, total=None, change=0.0)
-            try:
-                for step in run:
-                    bar.update(task, completed=step.index, total=step.total, change=step.change)
-                    if frames is not None:
-                        frames.add(step)
-            except KeyboardInterrupt:
-                return True
-        return False
-
-    def done(self, folder: Path, record: dict[str, Any], stopped: bool) -> None:
-        """One line a prompt: found or not, how large, where."""
-        if stopped:
-            steps = f"{record['steps_done']} of {record['steps_asked']} iterations"
-            self.error(f"stopped after {steps}; the masks so far are kept in {folder}")
-        for row in record["results"]:
-            if row["found"]:
-                self.say(f"{row['prompt']}: {100 * row['area']:.1f} % of the picture, score {row['score']:.2f}")
-            else:
-                self.say(f"not found: {row['prompt']} (score {row['score']:.2f})")
-        self.say(f"{folder}: {record['seconds']:.1f} s on {record['device']}")
+app.command()(generate)
 
 
 def main() -> None:

@@ -13,25 +13,17 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from peekaboo.errors import ImageError, PeekabooError, SettingsError
-from peekaboo.files import check_writable, distinct, image_bytes
+from peekaboo.errors import ImageError, OutputError, PeekabooError, SettingsError
+from peekaboo.files import check_writable, distinct, image_bytes, write_all
+from peekaboo.generate import Draft
 from peekaboo.images import SUFFIXES
 from peekaboo.optimize import Step
 from peekaboo.pipeline import Run, check_prompts
-from peekaboo.result import Segmentation
-from peekaboo.settings import Settings, preset, variant_changes
+from peekaboo.result import Segmentation, check_transparent
+from peekaboo.rgba import checkerboard, on, to_image
+from peekaboo.settings import GenerateSettings, Settings, generate_preset, preset, variant_changes
 
-__all__ = [
-    "Frames",
-    "Job",
-    "check_prompts",
-    "check_writable",
-    "expand",
-    "explain",
-    "read_settings",
-    "save",
-    "with_depth",
-]
+__all__ = ["check_prompts", "check_writable"]  # for the doors, which import nothing else of the core
 
 
 @dataclass(frozen=True)
@@ -97,6 +89,17 @@ def read_settings(
             option = key.replace("_", "-")
             raise SettingsError(f"--{option} goes with --variant {NETWORKS[key]}, not with {variant or 'the default'}.")
     base = preset(name, variant, seed=seed, **named)
+    return base.with_changes(**parsed_changes(base, changes))
+
+
+def read_generate_settings(name: str, seed: int, negative: str, changes: Sequence[str]) -> GenerateSettings:
+    """Settings of a generation from a preset and NAME=VALUE texts. Raises SettingsError."""
+    base = generate_preset(name, seed=seed, negative_prompt=negative)
+    return base.with_changes(**parsed_changes(base, changes))
+
+
+def parsed_changes(base: Settings | GenerateSettings, changes: Sequence[str]) -> dict[str, Any]:
+    """NAME=VALUE texts as values of the types that the settings have. Raises SettingsError."""
     kinds = {field.name: type(getattr(base, field.name)) for field in fields(base)}
     parsed: dict[str, Any] = {}
     for change in changes:
@@ -111,7 +114,7 @@ def read_settings(
             raise SettingsError(
                 f"The setting {key} is {text!r}; expected a value like {getattr(base, key)!r}."
             ) from error
-    return base.with_changes(**parsed)
+    return parsed
 
 
 def with_depth(settings: Settings, variant_named: bool, depth: Path, guide: Path | None) -> Settings:
@@ -140,6 +143,51 @@ def explain(image: Path, error: BaseException) -> str:
     return f"{image}: {type(error).__name__}: {text[0] if text else 'no reason given'}"
 
 
+def check_pictures(out: Path, timelapse: Path | None) -> None:
+    """Whether a generation can be written where it is asked to. Raises OutputError."""
+    check_transparent(out)
+    if timelapse is not None and timelapse.suffix.lower() != ".webp":
+        raise OutputError(f"The timelapse {timelapse} must end in .webp.")
+    for path in (out, timelapse):
+        if path is not None:
+            check_writable(path.parent)
+
+
+def write_movie(path: Path, drafts: Drafts) -> None:
+    """Write a generation's animation. Raises OutputError."""
+    write_all({path: drafts.movie()})
+
+
+def animation(images: Sequence[Image.Image]) -> bytes:
+    """An animation as WebP; empty if there is no image."""
+    if not images:
+        return b""
+    first, *rest = images
+    return image_bytes(first, ".webp", save_all=True, append_images=rest, duration=80, loop=0, quality=80)
+
+
+class Drafts:
+    """The timelapse of a generation: the picture on checks after each step, at most `LIMIT` frames."""
+
+    SIDE, LIMIT = 384, 120
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        scale = self.SIDE / max(size)
+        self.size = (round(size[0] * scale), round(size[1] * scale))
+        self.checks = checkerboard(self.size, 16)
+        self.images: list[Image.Image] = []
+
+    def add(self, draft: Draft) -> None:
+        """Add a step's frame; of a long run, every n-th."""
+        every = -(-draft.total // self.LIMIT)
+        if draft.index % every == 0 or draft.index == draft.total:
+            self.images.append(on(self.checks, to_image(draft.colour, draft.alpha, self.size)))
+
+    def movie(self) -> bytes:
+        """The animation as WebP; empty if there was no step."""
+        return animation(self.images)
+
+
 class Frames:
     """The timelapse of a run: the picture on grey through each step's alpha, at the α grid's size, enlarged for the eye."""
 
@@ -162,7 +210,4 @@ class Frames:
 
     def movie(self) -> bytes:
         """The animation as WebP; empty if there was no step."""
-        if not self.images:
-            return b""
-        first, *rest = self.images
-        return image_bytes(first, ".webp", save_all=True, append_images=rest, duration=80, loop=0, quality=80)
+        return animation(self.images)

@@ -7,6 +7,7 @@ the loss's gradient divided by `scale`. Adding one is adding it to `LOSSES`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -14,9 +15,27 @@ from torch import Tensor
 from peekaboo import distill
 from peekaboo.errors import SettingsError
 from peekaboo.scene import Scene, composite
-from peekaboo.settings import Settings
+from peekaboo.settings import Estimator, Settings
 
-Loss = Callable[[Scene, Settings, Tensor, torch.Generator], tuple[Tensor, Tensor]]
+
+class LossSettings(Protocol):
+    """What a loss asks of the settings, a segmentation's or a generation's (see `Settings`)."""
+
+    @property
+    def draws(self) -> int: ...
+    @property
+    def t_min(self) -> float: ...
+    @property
+    def t_max(self) -> float: ...
+    @property
+    def estimator(self) -> Estimator: ...
+    @property
+    def guidance_scale(self) -> float: ...
+    @property
+    def complement(self) -> float: ...
+
+
+Loss = Callable[[Scene, LossSettings, Tensor, torch.Generator], tuple[Tensor, Tensor]]
 
 
 def alpha_gradient(scene: Scene, settings: Settings, alpha: Tensor, generator: torch.Generator) -> Tensor:
@@ -38,7 +57,7 @@ def alpha_gradient(scene: Scene, settings: Settings, alpha: Tensor, generator: t
 
 
 def score_loss(
-    scene: Scene, settings: Settings, composites: Tensor, generator: torch.Generator
+    scene: Scene, settings: LossSettings, composites: Tensor, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Score distillation (`distill.sds` or `distill.csd`) on the latents of the composites, from `settings.draws` draws of
     (t, ε) shared by all of them."""
@@ -58,7 +77,7 @@ def score_loss(
 
 
 def clip_loss(
-    scene: Scene, settings: Settings, composites: Tensor, generator: torch.Generator
+    scene: Scene, settings: LossSettings, composites: Tensor, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Minus the similarity of each composite with its prompt (the paper's "CLIP" variant), times the pixels of a composite:
     a pixel's pull is then a share of the whole, of the order of the score's, on any grid. (The paper does not tell its weight.)

@@ -10,29 +10,34 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 import peekaboo
-from peekaboo import optimize
+from peekaboo import generate, optimize
 from peekaboo.companions import Companions
 from peekaboo.denoisers import BUNDLED, Denoiser, adapt, bundled_folder, load_pipeline
-from peekaboo.errors import PromptError
+from peekaboo.errors import PromptError, SettingsError
+from peekaboo.generate import Draft
 from peekaboo.guides import GuideLike, read_guide
-from peekaboo.images import ImageLike, Picture, model_size, read_image, to_model
+from peekaboo.images import MIN_SIDE, ImageLike, Picture, model_size, read_image, to_model
 from peekaboo.optimize import Step
 from peekaboo.presence import presence
 from peekaboo.refine import upsample
-from peekaboo.result import Segmentation
+from peekaboo.result import Generation, Segmentation
+from peekaboo.rgba import to_image
 from peekaboo.scene import ALPHA_PER_LATENT, Scene, alpha_grid, to_grid
-from peekaboo.settings import Settings, variant_changes
+from peekaboo.settings import GenerateSettings, Settings, generate_preset, variant_changes
 from peekaboo.settings import preset as make_preset
 from peekaboo.vocabulary import Vocabulary, read_cached, unknown_notes
 
 MAX_PROMPTS = 64
+MAX_SIDE = 4096
+"""The longest side, in pixels, of a picture that is made."""
 
 
 class Peekaboo:
-    """Segments pictures by description with one loaded model.
+    """Segments pictures by description, and makes them with transparency, with one loaded model.
 
     pipe: a loaded diffusers text-to-image pipeline (its LoRA weights, textual inversions and device are used as they are), or
     anything that has the `Denoiser` protocol. Raises ModelError for a family without an adapter.
@@ -101,6 +106,48 @@ class Peekaboo:
             if on_step is not None:
                 on_step(step)
         return run.result()
+
+    def start_generation(
+        self,
+        prompt: str,
+        *,
+        height: int | None = None,
+        width: int | None = None,
+        preset: str | GenerateSettings = "default",
+        **settings: Any,
+    ) -> Making:
+        """Prepare a generation without doing it: iterate over it to see each `Draft`, and ask its `result` at any time.
+
+        The arguments are those of `generate`.
+        """
+        (text,) = check_prompts(prompt)
+        base = preset if isinstance(preset, GenerateSettings) else generate_preset(preset)
+        return Making(self.denoiser, text, check_size(height, width), base.with_changes(**settings))
+
+    def generate(
+        self,
+        prompt: str,
+        *,
+        height: int | None = None,
+        width: int | None = None,
+        preset: str | GenerateSettings = "default",
+        on_step: Callable[[Draft], None] | None = None,
+        **settings: Any,
+    ) -> Generation:
+        """Make a picture with transparency of what the prompt says (arXiv 2211.13224, §5).
+
+        height, width: of the picture in pixels, 8 to 4096; one that is missing is the other, and both are the model's own side.
+        The model works at its own number of pixels with that aspect, and the result is resized.
+        preset: "default", "paper", or `GenerateSettings`. settings: any field of `GenerateSettings`, by name.
+        on_step: called after every step.
+
+        Returns an RGBA picture. Raises PeekabooError: PromptError, SettingsError, NumericalError.
+        """
+        making = self.start_generation(prompt, height=height, width=width, preset=preset, **settings)
+        for draft in making:
+            if on_step is not None:
+                on_step(draft)
+        return making.result()
 
 
 def segment(
@@ -185,12 +232,7 @@ class Run:
     def _record(self) -> dict[str, Any]:
         done, total = self.last.index if self.last else 0, optimize.iterations(self.settings)
         return {
-            "peekaboo": peekaboo.__version__,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-            "model": self.denoiser.name,
-            "device": str(self.denoiser.device),
-            "dtype": str(self.denoiser.dtype).removeprefix("torch."),
+            **circumstances(self.denoiser),
             "size": list(self.picture.size),
             "model_size": list(self.model_size),
             "steps_done": done,
@@ -199,6 +241,73 @@ class Run:
             "seconds": round(time.perf_counter() - self.clock, 3),
             "notes": self.notes,
         }
+
+
+class Making:
+    """One generation under way. Iterate to work; stop at any time; `result` gives the picture so far."""
+
+    def __init__(
+        self, denoiser: Denoiser, prompt: str, size: tuple[int, int] | None, settings: GenerateSettings
+    ) -> None:
+        self.denoiser, self.prompt, self.settings = denoiser, prompt, settings
+        side = round(denoiser.native_area**0.5)
+        self.size: tuple[int, int] = size or (side, side)
+        self.total = generate.iterations(settings)
+        self.model_size = model_size(*self.size, denoiser.native_area, denoiser.factor)
+        prompts = [prompt, settings.negative_prompt] if settings.negative_prompt else [prompt]
+        unknown = unknown_notes(vocabulary_of(denoiser.name), prompts)
+        self.notes = [*clipped_notes(denoiser, prompts), *unknown]
+        self.clock = time.perf_counter()
+        self.last: Draft | None = None
+
+    def __iter__(self) -> Iterator[Draft]:
+        for draft in generate.run(self.denoiser, self.prompt, self.model_size, self.settings):
+            self.last = draft
+            yield draft
+
+    def result(self) -> Generation:
+        """The picture after the last step that was done; before the first it is empty."""
+        if self.last is None:
+            image = Image.new("RGBA", self.size[::-1])
+        else:
+            image = to_image(self.last.colour, self.last.alpha, self.size)
+        done, total = self.last.index if self.last else 0, self.total
+        record = {
+            **circumstances(self.denoiser),
+            "prompt": self.prompt,
+            "size": list(self.size),
+            "model_size": list(self.model_size),
+            "steps_done": done,
+            "steps_asked": total,
+            "interrupted": done < total,
+            "seconds": round(time.perf_counter() - self.clock, 3),
+            "notes": self.notes,
+        }
+        return Generation(image, self.prompt, self.settings, done, record)
+
+
+def circumstances(denoiser: Denoiser) -> dict[str, Any]:
+    """What a record says about where and with what something was made."""
+    return {
+        "peekaboo": peekaboo.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "model": denoiser.name,
+        "device": str(denoiser.device),
+        "dtype": str(denoiser.dtype).removeprefix("torch."),
+    }
+
+
+def check_size(height: int | None, width: int | None) -> tuple[int, int] | None:
+    """(height, width) of a picture to be made, or None if neither is given. Raises SettingsError."""
+    if height is None and width is None:
+        return None
+    size = (height or width or 0, width or height or 0)
+    if not all(isinstance(side, int) and MIN_SIDE <= side <= MAX_SIDE for side in size):
+        raise SettingsError(
+            f"The size {size[0]}×{size[1]} is no size; each side must be {MIN_SIDE} to {MAX_SIDE} pixels."
+        )
+    return size
 
 
 def vocabulary_of(name: str) -> Vocabulary | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,10 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
+from peekaboo.errors import OutputError
 from peekaboo.files import distinct, image_bytes, json_bytes, slug, write_all
 from peekaboo.images import Picture
-from peekaboo.settings import Settings
+from peekaboo.settings import GenerateSettings, Settings
 
 COLOURS = ((255, 64, 64), (64, 160, 255), (72, 208, 96), (255, 176, 32), (200, 96, 255), (0, 208, 208))
 
@@ -124,6 +127,42 @@ class Segmentation:
         return Segmentation(
             self.alpha[one], self.score[one], self.prompts[one], self.settings, self.picture, self.record
         )
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A picture with transparency that was made from a prompt.
+
+    image: RGBA, straight alpha. steps: how many steps were done. record: how (device, seconds, model …).
+    """
+
+    image: Image.Image
+    prompt: str
+    settings: GenerateSettings
+    steps: int
+    record: dict[str, Any] = field(default_factory=dict)
+
+    def save(self, path: str | Path) -> None:
+        """Write the picture as .png or .webp, whole or not at all; a PNG carries its record as the text "peekaboo".
+
+        Raises OutputError.
+        """
+        path = check_transparent(path)
+        options: dict[str, Any] = {}
+        if path.suffix.lower() == ".png":
+            options["pnginfo"] = text = PngInfo()
+            text.add_itxt("peekaboo", json.dumps({**self.record, "settings": self.settings.as_dict()}))
+        else:
+            options["lossless"] = True
+        write_all({path: image_bytes(self.image, path.suffix.lower(), **options)})
+
+
+def check_transparent(path: str | Path) -> Path:
+    """The path, if its ending is that of a format that holds transparency. Raises OutputError."""
+    path = Path(path)
+    if path.suffix.lower() not in {".png", ".webp"}:
+        raise OutputError(f"{path} cannot hold transparency; end its name in .png or .webp.")
+    return path
 
 
 def run_lengths(mask: NDArray[np.bool_]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
 from peekaboo.errors import SettingsError
 
@@ -15,7 +15,40 @@ Optimizer = Literal["sgd", "adam"]
 
 
 @dataclass(frozen=True)
-class Settings:
+class Checked:
+    """What frozen dataclasses of settings share: types and ranges are checked when one is made, whoever makes it."""
+
+    def _check(self, name: str, holds: bool, expected: str) -> None:
+        if not holds:
+            raise SettingsError(f"The setting {name} is {getattr(self, name)!r}; expected {expected}.")
+
+    def _check_types(self) -> None:
+        for name, kind in get_type_hints(type(self)).items():
+            value = getattr(self, name)
+            if get_origin(kind) is Literal:
+                if value not in get_args(kind):
+                    choices = " or ".join(map(repr, get_args(kind)))
+                    raise SettingsError(f"The setting {name} is {value!r}; expected {choices}.")
+            elif kind is float and isinstance(value, int) and not isinstance(value, bool):
+                object.__setattr__(self, name, float(value))
+            elif type(value) is not kind or value != value:
+                raise SettingsError(f"The setting {name} is {value!r}; expected a {kind.__name__}.")
+
+    def with_changes(self, **changes: Any) -> Self:
+        """A copy with some settings changed. Raises SettingsError for an unknown name or a value out of range."""
+        known = {f.name for f in dataclasses.fields(self)}
+        for name in changes:
+            if name not in known:
+                raise SettingsError(f"There is no setting {name!r}; the settings are {', '.join(sorted(known))}.")
+        return dataclasses.replace(self, **changes)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for the run record."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True)
+class Settings(Checked):
     r"""How a segmentation is made. The defaults are the preset "default"; see `preset` for the others.
 
     alpha: what is optimised, "raster" (a logit per pixel) or "fourier" (an MLP on Fourier features).
@@ -82,34 +115,6 @@ class Settings:
         self._check("complement", self.complement >= 0, "0 or more")
         self._check("seed", 0 <= self.seed < 2**63, "between 0 and 2**63 - 1")
 
-    def _check(self, name: str, holds: bool, expected: str) -> None:
-        if not holds:
-            raise SettingsError(f"The setting {name} is {getattr(self, name)!r}; expected {expected}.")
-
-    def _check_types(self) -> None:
-        for name, kind in get_type_hints(Settings).items():
-            value = getattr(self, name)
-            if get_origin(kind) is Literal:
-                if value not in get_args(kind):
-                    choices = " or ".join(map(repr, get_args(kind)))
-                    raise SettingsError(f"The setting {name} is {value!r}; expected {choices}.")
-            elif kind is float and isinstance(value, int) and not isinstance(value, bool):
-                object.__setattr__(self, name, float(value))
-            elif type(value) is not kind or value != value:
-                raise SettingsError(f"The setting {name} is {value!r}; expected a {kind.__name__}.")
-
-    def with_changes(self, **changes: Any) -> Settings:
-        """A copy with some settings changed. Raises SettingsError for an unknown name or a value out of range."""
-        known = {f.name for f in dataclasses.fields(self)}
-        for name in changes:
-            if name not in known:
-                raise SettingsError(f"There is no setting {name!r}; the settings are {', '.join(sorted(known))}.")
-        return dataclasses.replace(self, **changes)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data for the run record."""
-        return dataclasses.asdict(self)
-
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -158,3 +163,78 @@ def variant_changes(name: str) -> dict[str, Any]:
     if name not in VARIANTS:
         raise SettingsError(f"There is no variant {name!r}; the variants are {', '.join(VARIANTS)}.")
     return VARIANTS[name]
+
+
+Start = Literal["consensus", "noise"]
+
+
+@dataclass(frozen=True)
+class GenerateSettings(Checked):
+    r"""How a picture with transparency is made. The defaults are the preset "default"; see `generate_preset`.
+
+    alpha: what holds the picture and its alpha, "raster" (four logits a pixel) or "fourier" (an MLP with four outputs).
+    start: "consensus" begins with a sample of the model's own on many backgrounds at once (`consensus.sample`), "noise" with
+    nothing, as the paper does. start_steps, start_guidance: that sample's denoising steps and guidance scale.
+    steps: optimisation steps with the Peekaboo loss. backgrounds: random solid colours that every step, of either kind, blends
+    with. estimator, draws, guidance_scale, t_min, t_max: see `Settings`.
+    learning_rate: Adam's, for logits; for the weights of an MLP as it is.
+    penalty: weight of the mean of alpha, which wants less to be covered.
+    negative_prompt: what the guidance leads away from, instead of nothing.
+    seed: of every random draw.
+    """
+
+    preset: str = "default"
+    alpha: Alpha = "raster"
+    start: Start = "consensus"
+    start_steps: int = 30
+    start_guidance: float = 5.0
+    steps: int = 0
+    backgrounds: int = 6
+    draws: int = 1
+    estimator: Estimator = "sds"
+    guidance_scale: float = 7.5
+    complement: float = 0.0
+    t_min: float = 0.02
+    t_max: float = 0.5
+    learning_rate: float = 0.02
+    penalty: float = 0.0
+    negative_prompt: str = ""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self._check_types()
+        self._check("steps", self.steps >= 0, "0 or more")
+        self._check("steps", self.steps > 0 or self.start != "noise", "1 or more when start is noise")
+        self._check("start_steps", self.start_steps >= 2, "2 or more")
+        self._check("backgrounds", self.backgrounds >= 2, "2 or more: one background cannot tell what is transparent")
+        self._check("draws", self.draws >= 1, "1 or more")
+        self._check("estimator", self.estimator != "clip", "'sds' or 'csd'")
+        self._check("complement", self.complement == 0, "0: there is no picture but the one that is made")
+        self._check("t_max", 0 < self.t_max <= 1, "above 0 and at most 1")
+        self._check("t_min", 0 <= self.t_min < self.t_max, f"at least 0 and below t_max, which is {self.t_max}")
+        self._check("learning_rate", self.learning_rate > 0, "above 0")
+        self._check("seed", 0 <= self.seed < 2**63, "between 0 and 2**63 - 1")
+
+
+GENERATE_PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    # arXiv 2211.13224 and its authors' notebook: a four-channel Fourier image from nothing, Adam at 2e-4, guidance 100
+    "paper": {
+        "alpha": "fourier",
+        "start": "noise",
+        "steps": 500,
+        "backgrounds": 4,
+        "guidance_scale": 100.0,
+        "t_max": 0.98,
+        "learning_rate": 2e-4,
+    },
+}
+
+
+def generate_preset(name: str = "default", **changes: Any) -> GenerateSettings:
+    """The settings of a preset of generation, "default" or "paper", with changes. Raises SettingsError."""
+    if name not in GENERATE_PRESETS:
+        raise SettingsError(
+            f"There is no preset {name!r} of generation; the presets are {', '.join(GENERATE_PRESETS)}."
+        )
+    return GenerateSettings(preset=name).with_changes(**{**GENERATE_PRESETS[name], **changes})

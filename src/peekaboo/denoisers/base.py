@@ -39,6 +39,10 @@ class Denoiser(Protocol):
         """Latents (B, C, h, w), scaled as the denoiser expects them, of images (B, 3, H, W) in [0, 1]. Carries a gradient."""
         ...
 
+    def decode(self, latents: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [0, 1] of latents (B, C, h, w), as `encode` gives them. Carries no gradient."""
+        ...
+
     def add_noise(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         r""":math:`z_t = \sqrt{ᾱ_t} z + \sqrt{1-ᾱ_t} ε` for t (B,) int64."""
         ...

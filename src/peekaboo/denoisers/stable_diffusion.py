@@ -85,6 +85,15 @@ class StableDiffusion:
         scaled: Tensor = (latents - shift) * config.scaling_factor
         return scaled.float()
 
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """See `Denoiser`."""
+        config = self.vae.config
+        shift = getattr(config, "shift_factor", None) or 0.0
+        images = self.vae.decode((latents / config.scaling_factor + shift).to(self.vae.dtype)).sample
+        pixels: Tensor = (images.float() / 2 + 0.5).clamp(0, 1)
+        return pixels
+
     def add_noise(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """See `Denoiser`."""
         alpha_bar: Tensor = self.alphas_cumprod[t].view(-1, 1, 1, 1)
