@@ -194,3 +194,46 @@ def test_the_papers_rate_is_scaled_to_the_grid():
     assert optimize.learning_rate(paper.with_changes(alpha="fourier"), 64 * 64) == pytest.approx(16e-5)
     assert optimize.learning_rate(paper, 64 * 64) == optimize.learning_rate(paper, 256 * 256) == pytest.approx(0.65536)
     assert optimize.learning_rate(preset("default"), 64 * 64) == preset("default").learning_rate
+
+
+def test_rivals_share_no_word_with_the_prompts():
+    from peekaboo import evidence
+
+    everything = evidence.rivals_of(["a unicorn"])
+    assert len(everything) == len(evidence.RIVALS)
+    left = evidence.rivals_of(["two Dogs on the left", "a sports car"])
+    assert set(everything) - set(left) == {"a dog", "a car"}
+
+
+def test_gain_over_rivals_is_the_gain_over_nothing_less_their_own(toy, drawn):
+    """|ε_r − ε|² − |ε_p − ε|² of each draw with a rival of its own: what nothing predicts cancels."""
+    latents, t, noise = drawn
+    prompts, rivals = toy.encode_prompt(["red", "blue"]), toy.encode_prompt(["green", "blue", "red"])
+    null = toy.encode_prompt([""])
+    got = distill.error_gain(distill.predict(toy, latents, prompts, rivals, t, noise))
+    over_nothing = distill.error_gain(distill.predict(toy, latents, prompts, null, t, noise))
+    own = torch.stack(
+        [
+            distill.error_gain(
+                distill.predict(toy, latents, rivals[d : d + 1].expand(2, -1, -1), null, t[d : d + 1], noise[d : d + 1])
+            )[0]
+            for d in range(3)
+        ]
+    )
+    torch.testing.assert_close(got, over_nothing - own)
+    assert got[1, 1].abs().max() == 0  # the rival is the prompt
+
+
+def test_the_warm_start_asks_the_rivals(toy_scene, toy):
+    """On red against blue, "red" against the rival "red" tells nothing; against "blue" it finds the red."""
+    import dataclasses
+
+    settings = preset("draft", cut=0.5)
+    size = (24, 40)
+    maps = {}
+    for name in ("red", "blue"):
+        scene = dataclasses.replace(toy_scene, rivals=toy.encode_prompt([name, name]))
+        start = optimize.warm_start(scene, settings, size, lambda x: x, torch.Generator().manual_seed(0))
+        maps[name] = start[0]
+    assert maps["red"].std() == 0
+    assert maps["blue"][4:16, 8:24].mean() > maps["blue"][18:, 26:].mean() + 3

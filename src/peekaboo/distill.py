@@ -46,7 +46,8 @@ def draw_noise(count: int, latents: Tensor, generator: torch.Generator) -> Tenso
 def predict(
     denoiser: Denoiser, latents: Tensor, embeddings: Tensor, null: Tensor, t: Tensor, noise: Tensor
 ) -> Predictions:
-    """Ask the denoiser about latents (N, C, h, w) under their prompts (N, tokens, width) and the null prompt (1, tokens, width).
+    """Ask the denoiser about latents (N, C, h, w) under their prompts (N, tokens, width) and the null prompt, (1, tokens, width)
+    or one a draw, (D, tokens, width).
 
     t: (D,); noise: (D, 1, C, h, w). One batch of 2·D·N, or of D·(N+1) where all latents are one and the same (N prompts of
     one picture: latents (1, C, h, w)). No gradient.
@@ -58,7 +59,7 @@ def predict(
     noisy = denoiser.add_noise(latents.detach().repeat(draws, 1, 1, 1), spread, t.repeat_interleave(len(latents)))
     noisy = noisy.unflatten(0, (draws, len(latents)))
     conditions = embeddings.expand(draws, *embeddings.shape).flatten(0, 1)
-    nulls = null.expand(draws * len(latents), *null.shape[1:])
+    nulls = null.expand(draws, *null.shape[1:]).repeat_interleave(len(latents), dim=0)
     inputs = torch.cat([noisy.expand(draws, prompts, *latents.shape[1:]).flatten(0, 1), noisy.flatten(0, 1)])
     times = torch.cat([t.repeat_interleave(prompts), t.repeat_interleave(len(latents))])
     output = denoiser.predict(inputs, times, torch.cat([conditions, nulls]))

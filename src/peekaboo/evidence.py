@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from peekaboo import distill
 from peekaboo.denoisers.base import Denoiser
+
+RIVALS = (
+    *("dog", "car", "apple", "house", "tree", "shoe", "fish", "guitar", "chair", "bird", "cup", "flower"),
+    *("ball", "hat", "boat", "bottle", "key", "cake", "butterfly", "clock", "book", "cat", "bus", "lamp"),
+)
+"""Everyday names, of many kinds, that any text-to-image model knows."""
+
+
+def rivals_of(prompts: Sequence[str]) -> list[str]:
+    """The `RIVALS` that share no word with any of the prompts, each with its article."""
+    said = {
+        form for prompt in prompts for word in re.findall(r"\w+", prompt.lower()) for form in (word, word.rstrip("s"))
+    }
+    return [f"a {name}" for name in RIVALS if name not in said]
 
 
 @torch.no_grad()
@@ -36,8 +53,13 @@ def gain_map(
     generator: torch.Generator,
 ) -> Tensor:
     """The mean error gain over `draws` draws on the picture (1, 3, H, W) and as many on its mirror image, on a grid of `size`:
-    (N, h, w). What the two agree on is not an accident of the latents' grid."""
+    (N, h, w). What the two agree on is not an accident of the latents' grid.
+
+    null: what the prompts are compared with, (1, tokens, width), or several that the draws take in turn, (K, tokens, width). Of
+    rival names each draw's gain is :math:`|ε_r-ε|^2 - |ε_p-ε|^2`: the gain over nothing, less the rival's own.
+    """
     maps = []
+    null = null[torch.arange(draws) % len(null)] if len(null) > 1 else null
     for mirrored in (False, True):
         seen = image.flip(-1) if mirrored else image
         t = distill.draw_timesteps(draws, *band, denoiser.timesteps, generator)

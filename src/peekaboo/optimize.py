@@ -160,12 +160,13 @@ def warm_start(
     """Logits (N, h, w), before their blur, without descent: where each prompt explains the picture's noise better than no
     prompt does.
 
-    The denoising-error gain on the picture itself, from `settings.warm_start` draws a view (`evidence.gain_map`), shifted and
+    The denoising-error gain on the picture itself, over rival names or over nothing, from `settings.warm_start` draws a view (`evidence.gain_map`), shifted and
     scaled so that, blurred, its median is 0 and its peak (98 % quantile) 1; undecided where it is `settings.cut`.
     """
     band = (settings.t_min, settings.t_max)
+    null = scene.null if scene.rivals is None else scene.rivals
     gain = evidence.gain_map(
-        scene.denoiser, scene.image, scene.embeddings, scene.null, settings.warm_start, band, size, generator
+        scene.denoiser, scene.image, scene.embeddings, null, settings.warm_start, band, size, generator
     )
     low, high = evidence.spread(blur(gain))
     return STEEPNESS * ((gain - low) / (high - low).clamp_min(1e-12) - settings.cut)

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 import peekaboo
-from peekaboo import generate, optimize
+from peekaboo import evidence, generate, optimize
 from peekaboo.companions import Companions
 from peekaboo.denoisers import BUNDLED, Denoiser, adapt, bundled_folder, load_pipeline
 from peekaboo.errors import PromptError, SettingsError
@@ -206,6 +206,9 @@ class Run:
     def _prepare(self, guide: GuideLike | None) -> Scene:
         image = to_model(self.picture.rgb, self.model_size).to(self.denoiser.device)
         embeddings = self.denoiser.encode_prompt([*self.prompts, ""])
+        rivals = None
+        if self.settings.warm_start and self.settings.rivals:
+            rivals = self.denoiser.encode_prompt(evidence.rivals_of(self.prompts))
         blur_guide: Tensor | None = None
         if guide is None and self.settings.blur == "depth":
             guide = self.companions.depth(self.settings)(self.picture.rgb)
@@ -215,7 +218,7 @@ class Run:
         elif self.settings.blur == "rgb":
             blur_guide = to_grid(image, self.grid)
         judge = self.companions.clip(self.settings).judge(self.prompts) if self.settings.estimator == "clip" else None
-        return Scene(self.denoiser, image, embeddings[:-1], embeddings[-1:], blur_guide, judge)
+        return Scene(self.denoiser, image, embeddings[:-1], embeddings[-1:], blur_guide, judge, rivals)
 
     def __iter__(self) -> Iterator[Step]:
         for step in optimize.run(self.scene, self.settings):

@@ -21,7 +21,8 @@ Judge = Callable[[Tensor], Tensor]
 class Scene:
     """One picture and its prompts, as the denoiser sees them.
 
-    image: (1, 3, H, W) in [0, 1] at the model's size. embeddings: (N, tokens, width); null: (1, tokens, width).
+    image: (1, 3, H, W) in [0, 1] at the model's size. embeddings: (N, tokens, width); null: (1, tokens, width); rivals: of
+    names that no prompt holds, (K, tokens, width), or None.
     guide: (1, C, h, w) on the α grid, or None for no blur. judge: what the CLIP loss asks; None where no loss does.
     """
 
@@ -31,6 +32,7 @@ class Scene:
     null: Tensor
     guide: Tensor | None
     judge: Judge | None = None
+    rivals: Tensor | None = None
 
 
 def alpha_grid(denoiser: Denoiser, image_size: Sequence[int]) -> tuple[int, int]:

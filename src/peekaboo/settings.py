@@ -55,6 +55,8 @@ class Settings(Checked):
     blur: what guides the bilateral blur: "rgb", "depth" (a network's, see depth_model, or the map that `segment(guide=…)`
     gives), or "none"; a given guide always wins.
     warm_start: draws of (t, ε), for the picture and for its mirror image, for the forward-only map that alpha starts from; 0 starts from noise, as the paper does.
+    rivals: True compares the prompt, for that map, with other names, a draw each, rather than with no prompt: what speaks for any
+    object at all does not count, and it costs nothing.
     cut: where that map, its median 0 and its peak 1, counts as undecided.
     steps: optimisation steps. draws: (t, ε) pairs a step. estimator: "sds", the paper's
     :math:`w(t)(ε̂-ε)`, "csd", the classifier score alone :math:`w(t)(ε_p-ε_∅)` (arXiv 2310.19415), or "clip", minus the
@@ -76,6 +78,7 @@ class Settings(Checked):
     alpha: Alpha = "raster"
     blur: Blur = "rgb"
     warm_start: int = 24
+    rivals: bool = True
     cut: float = 0.33
     steps: int = 12
     draws: int = 2
