@@ -95,6 +95,7 @@ def segment(
     ] = None,
     device: Annotated[str, typer.Option(help="'auto', 'cpu', 'cuda', 'mps' … auto takes the best there is.")] = "auto",
     dtype: Annotated[Dtype, typer.Option(help="Precision of the model; auto fits the device.")] = Dtype.auto,
+    profile: Annotated[bool, typer.Option("--profile", help="Say where each image's time went.")] = False,
     timelapse: Annotated[bool, typer.Option("--timelapse", help="Also write timelapse.webp.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
     as_json: Annotated[
@@ -121,7 +122,7 @@ def segment(
     failed = 0
     for job in work:
         try:
-            run = loaded.start(job.image, prompts, preset=settings, guide=guide)
+            run = loaded.start(job.image, prompts, preset=settings, guide=guide, profile=profile)
             frames = jobs.Frames(run) if timelapse else None
             stopped = report.watch(job.image.name, run, frames)
             if stopped and run.last is None:

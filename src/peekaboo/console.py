@@ -87,4 +87,6 @@ class Report:
                 self.say(f"{row['prompt']}: {100 * row['area']:.1f} % of the picture, score {row['score']:.2f}")
             else:
                 self.say(f"not found: {row['prompt']} (score {row['score']:.2f})")
+        for name, row in record.get("profile", {}).items():
+            self.say(f"  {row['seconds']:8.3f} s  {name} ({row['calls']:.0f} calls)")
         self.say(f"{folder}: {record['seconds']:.1f} s on {record['device']}")

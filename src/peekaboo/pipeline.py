@@ -6,6 +6,7 @@ import platform
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from peekaboo.rgba import to_image
 from peekaboo.scene import ALPHA_PER_LATENT, Scene, alpha_grid, to_grid
 from peekaboo.settings import GenerateSettings, Settings, generate_preset, variant_changes
 from peekaboo.settings import preset as make_preset
+from peekaboo.stopwatch import Stopwatch, TimedDenoiser
 from peekaboo.vocabulary import Vocabulary, read_cached, unknown_notes
 
 MAX_PROMPTS = 64
@@ -66,6 +68,7 @@ class Peekaboo:
         preset: str | Settings = "default",
         variant: str | None = None,
         guide: GuideLike | None = None,
+        profile: bool = False,
         **settings: Any,
     ) -> Run:
         """Prepare a run without doing it: iterate over it to see each `Step`, and ask its `result` at any time.
@@ -77,7 +80,7 @@ class Peekaboo:
             chosen = preset.with_changes(**{**(variant_changes(variant) if variant else {}), **settings})
         else:
             chosen = make_preset(preset, variant, **settings)
-        return Run(self.denoiser, read_image(image), texts, chosen, guide, self.companions)
+        return Run(self.denoiser, read_image(image), texts, chosen, guide, self.companions, profile)
 
     def segment(
         self,
@@ -87,6 +90,7 @@ class Peekaboo:
         preset: str | Settings = "default",
         variant: str | None = None,
         guide: GuideLike | None = None,
+        profile: bool = False,
         on_step: Callable[[Step], None] | None = None,
         **settings: Any,
     ) -> Segmentation:
@@ -97,11 +101,11 @@ class Peekaboo:
         preset: "default", "paper", "draft", or `Settings`. settings: any field of `Settings`, by name.
         variant: a composition of the paper's tables, by name (`settings.VARIANTS`): "depth-bilateral", "clip" …
         guide: a map, array or file, that guides the blur instead of the picture's colours; a depth map is one.
-        on_step: called after every iteration.
+        profile: True adds to the record where the time went. on_step: called after every iteration.
 
         Returns alphas at the input's own size. Raises PeekabooError: ImageError, PromptError, SettingsError, NumericalError.
         """
-        run = self.start(image, prompts, preset=preset, variant=variant, guide=guide, **settings)
+        run = self.start(image, prompts, preset=preset, variant=variant, guide=guide, profile=profile, **settings)
         for step in run:
             if on_step is not None:
                 on_step(step)
@@ -192,16 +196,23 @@ class Run:
         settings: Settings,
         guide: GuideLike | None,
         companions: Companions,
+        profile: bool = False,
     ) -> None:
         self.companions = companions
+        self.stopwatch = Stopwatch(denoiser.device) if profile else None
+        denoiser = TimedDenoiser(denoiser, self.stopwatch) if self.stopwatch else denoiser
         self.denoiser, self.picture, self.prompts, self.settings = denoiser, picture, prompts, settings
         unknown = unknown_notes(vocabulary_of(denoiser.name), prompts)
         self.notes = [*picture.notes, *clipped_notes(denoiser, prompts), *unknown]
         self.model_size = model_size(*picture.size, denoiser.native_area, denoiser.factor)
         self.grid = alpha_grid(denoiser, self.model_size)
         self.clock = time.perf_counter()
-        self.scene = self._prepare(guide)
+        with self._timed("preparation"):
+            self.scene = self._prepare(guide)
         self.last: Step | None = None
+
+    def _timed(self, name: str) -> AbstractContextManager[None]:
+        return self.stopwatch.measure(name) if self.stopwatch else nullcontext()
 
     def _prepare(self, guide: GuideLike | None) -> Scene:
         image = to_model(self.picture.rgb, self.model_size).to(self.denoiser.device)
@@ -221,15 +232,22 @@ class Run:
         return Scene(self.denoiser, image, embeddings[:-1], embeddings[-1:], blur_guide, judge, rivals)
 
     def __iter__(self) -> Iterator[Step]:
-        for step in optimize.run(self.scene, self.settings):
+        steps = optimize.run(self.scene, self.settings)
+        while True:
+            with self._timed("alpha: blur, backward pass, update"):
+                step = next(steps, None)
+            if step is None:
+                return
             self.last = step
             yield step
 
     def result(self) -> Segmentation:
         """The masks after the last step that was done, at the picture's own size. Before the first there are none: all zero."""
         alpha = self.last.alpha if self.last else torch.zeros(len(self.prompts), *self.grid)
-        full = upsample(alpha, self.picture.rgb, cell=ALPHA_PER_LATENT)
-        score = presence(self.scene, alpha, self.settings)
+        with self._timed("upsampling"):
+            full = upsample(alpha, self.picture.rgb, cell=ALPHA_PER_LATENT)
+        with self._timed("score"):
+            score = presence(self.scene, alpha, self.settings)
         return Segmentation(full, score.cpu().numpy(), self.prompts, self.settings, self.picture, self._record())
 
     def _record(self) -> dict[str, Any]:
@@ -243,6 +261,7 @@ class Run:
             "interrupted": done < total,
             "seconds": round(time.perf_counter() - self.clock, 3),
             "notes": self.notes,
+            **({"profile": self.stopwatch.report()} if self.stopwatch else {}),
         }
 
 
