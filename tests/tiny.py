@@ -130,3 +130,69 @@ def depth(folder: Path) -> Path:
     DPTForDepthEstimation(config).save_pretrained(folder)
     DPTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
     return folder
+
+
+def text_shape() -> dict[str, Any]:
+    """Arguments of the text half of a CLIP whose words are letters."""
+    words = tokenizer()
+    ids = {"bos_token_id": words.bos_token_id, "eos_token_id": words.eos_token_id, "pad_token_id": words.pad_token_id}
+    shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    return {**shape, **ids, "vocab_size": len(words), "max_position_embeddings": words.model_max_length}
+
+
+def clipseg(folder: Path) -> Path:
+    """A CLIPSeg of 32 pixels with its tokenizer and image processor, saved to `folder`."""
+    from transformers import CLIPSegConfig, CLIPSegForImageSegmentation, ViTImageProcessor
+
+    torch.manual_seed(1)
+    shape = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2}
+    config = CLIPSegConfig(
+        text_config=text_shape(),
+        vision_config={**shape, "image_size": 24, "patch_size": 8, "num_hidden_layers": 3},
+        projection_dim=16,
+        reduce_dim=8,
+        extract_layers=[0, 1, 2],
+        decoder_num_attention_heads=2,
+        decoder_intermediate_size=16,
+    )
+    CLIPSegForImageSegmentation(config).save_pretrained(folder)
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return folder
+
+
+def groupvit(folder: Path) -> Path:
+    """A GroupViT of 32 pixels with its tokenizer and image processor, saved to `folder`."""
+    from transformers import CLIPImageProcessor, GroupViTConfig, GroupViTModel
+
+    torch.manual_seed(2)
+    vision = {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "depths": [1, 1, 1],
+        "num_hidden_layers": 3,
+        "num_group_tokens": [6, 4, 0],
+        "num_output_groups": [6, 4, 0],
+        "num_attention_heads": 2,
+        "image_size": 32,
+        "patch_size": 4,
+    }
+    config = GroupViTConfig(
+        text_config=text_shape(), vision_config=vision, projection_dim=16, projection_intermediate_dim=32
+    )
+    network = GroupViTModel(config)
+    for parameter in network.parameters():  # as drawn, its groups are all alike
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.5)
+    network.save_pretrained(folder)
+    CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return folder
+
+
+def t5_tokenizer() -> Any:
+    """A T5 tokenizer whose words are letters."""
+    from transformers import T5Tokenizer
+
+    special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
+    return T5Tokenizer(vocab=special + [(c, -3.0) for c in string.ascii_letters], extra_ids=0)

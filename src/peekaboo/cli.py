@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from peekaboo import __version__
+from peekaboo.cli_evaluate import evaluate
 from peekaboo.cli_generate import generate
 from peekaboo.console import DONE, SOME_FAILED, WRONG_USAGE, Dtype, Report
 from peekaboo.errors import PeekabooError
@@ -170,6 +171,7 @@ def doctor(
 
 
 app.command()(generate)
+app.command()(evaluate)
 
 
 def main() -> None:

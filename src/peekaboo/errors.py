@@ -31,6 +31,10 @@ class NumericalError(PeekabooError):
     """The optimisation produced values that are not numbers."""
 
 
+class DatasetError(PeekabooError):
+    """A data set, or a record of one, that cannot be read, or results of an evaluation that must not be mixed."""
+
+
 class MissingExtraError(PeekabooError):
     """An optional package is needed; the message says how to install it."""
 

@@ -18,7 +18,7 @@ def load_part(kind: Any, name: str | Path, what: str, hint: str) -> Any:
     kind: a class of transformers. what, hint: for the sentence: "The depth network X cannot be loaded (…); give a map …".
     Raises ModelError.
     """
-    network = "Model" in kind.__name__
+    network = not kind.__name__.endswith(("Tokenizer", "Processor"))
     options = {"use_safetensors": True, "dtype": torch.float32} if network else {}
     try:
         local = Path(name).expanduser().is_dir()

@@ -1,4 +1,7 @@
-"""Scoring masks against the truth."""
+"""Scoring masks against the truth: data sets, figures, and the methods they are compared with.
+
+`peekaboo evaluate` is the door; `peekaboo.evaluation.run.Evaluation` is what it opens. The library never imports this package.
+"""
 
 from peekaboo.evaluation.metrics import iou, precisions
 

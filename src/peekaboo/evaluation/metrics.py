@@ -2,18 +2,97 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+THRESHOLDS = (0.2, 0.4, 0.6, 0.8)
+"""The k of Prec@k in the paper's tables."""
+
+
+def overlap(mask: NDArray[np.bool_], truth: NDArray[np.bool_], valid: NDArray[np.bool_] | None = None) -> Overlap:
+    """What two (H, W) masks share. valid: (H, W), False where a pixel does not count; None where all do."""
+    if valid is not None:
+        mask, truth = mask & valid, truth & valid
+    return Overlap(int((mask & truth).sum()), int(mask.sum()), int(truth.sum()))
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Pixel counts, 0 or more: in both masks, in the predicted one, in the true one. Overlaps of a whole set add up."""
+
+    shared: int = 0
+    predicted: int = 0
+    true: int = 0
+
+    @property
+    def union(self) -> int:
+        """|A ∪ B| = |A| + |B| − |A ∩ B|, summed over whatever was added."""
+        return self.predicted + self.true - self.shared
+
+    @property
+    def iou(self) -> float:
+        """Intersection over union, in [0, 1]; 0 where the union is empty."""
+        return self.shared / self.union if self.union else 0.0
+
+    def __add__(self, other: Overlap) -> Overlap:
+        return Overlap(self.shared + other.shared, self.predicted + other.predicted, self.true + other.true)
+
 
 def iou(mask: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
     """Intersection over union of two (H, W) masks, in [0, 1]; 0 where both are empty."""
-    union = int((mask | truth).sum())
-    return int((mask & truth).sum()) / union if union else 0.0
+    return overlap(mask, truth).iou
 
 
-def precisions(scores: NDArray[Any], at: tuple[float, ...] = (0.2, 0.4, 0.6, 0.8)) -> dict[float, float]:
+def precisions(scores: NDArray[Any], at: tuple[float, ...] = THRESHOLDS) -> dict[float, float]:
     """Prec@k: the share of samples with IoU ≥ k, for each k."""
     return {k: float((scores >= k).mean()) for k in at}
+
+
+@dataclass(frozen=True)
+class Figures:
+    """The figures of a set of samples, each in [0, 1].
+
+    count: how many samples. precision: Prec@k by k. mean_iou: mIoU, the mean of the samples' IoU.
+    overall_iou: oIoU = Σ|A ∩ B| / Σ|A ∪ B| over the samples, in which large things weigh more.
+    """
+
+    count: int
+    precision: dict[float, float]
+    mean_iou: float
+    overall_iou: float
+
+    def as_dict(self) -> dict[str, float]:
+        """Plain data: count, P@.2 …, mIoU, oIoU."""
+        precision = {f"P@{k:g}".replace("0.", "."): value for k, value in self.precision.items()}
+        return {"count": self.count, **precision, "mIoU": self.mean_iou, "oIoU": self.overall_iou}
+
+
+def figures(ious: Iterable[float], intersections: Iterable[int], unions: Iterable[int]) -> Figures:
+    """The figures of samples' IoU in [0, 1] and their pixel counts. No samples at all give zeros."""
+    scores = np.array(list(ious), np.float64)
+    if not scores.size:
+        return Figures(0, dict.fromkeys(THRESHOLDS, 0.0), 0.0, 0.0)
+    union = sum(unions)
+    return Figures(len(scores), precisions(scores), float(scores.mean()), sum(intersections) / union if union else 0.0)
+
+
+def class_ious(images: Iterable[Mapping[str, Overlap]], names: Iterable[str]) -> dict[str, float | None]:
+    r"""Dataset-level IoU of each class, :math:`Σ_i|A_i ∩ B_i| / Σ_i|A_i ∪ B_i|` over the images i, in [0, 1].
+
+    images: for each image, the overlap of each class's predicted and true pixels. None for a class with no pixel of either.
+    """
+    totals = {name: Overlap() for name in names}
+    for image in images:
+        for name, counts in image.items():
+            totals[name] = totals[name] + counts
+    return {name: total.iou if total.union else None for name, total in totals.items()}
+
+
+def mean_class_iou(ious: Mapping[str, float | None], names: Iterable[str]) -> float:
+    """The mean over the named classes, of those that occur; 0 where none does."""
+    values = [value for name in names if (value := ious.get(name)) is not None]
+    return sum(values) / len(values) if values else 0.0
