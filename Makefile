@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test check lint types bench-quality bench-samples bench-photographs clean
+.PHONY: demo test check lint types bench-quality bench-samples bench-generate bench-photographs clean
 
 demo: $(VENV)/.package
 	$(BIN)/python examples/demo.py
@@ -26,6 +26,9 @@ bench-quality: $(VENV)/.training
 
 bench-samples: $(VENV)/.training
 	$(BIN)/python benchmarks/samples.py
+
+bench-generate: $(VENV)/.training
+	$(BIN)/python benchmarks/generate.py
 
 # COCO names a folder with images/ and instances.json
 bench-photographs: $(VENV)/.package

@@ -175,3 +175,24 @@ def test_another_scheduler_kind_is_refused(pipe):
 def test_the_model_index_needs_no_code_of_ours(folder):
     index = json.loads((folder / "model_index.json").read_text())
     assert index["_class_name"] == "StableDiffusionPipeline"
+
+
+def test_attention_is_read_where_there_is_any_and_leaves_the_unet_as_it_was(toy):
+    from peekaboo import attention, evidence
+
+    assert attention.words_of(toy, ["red"]) is None
+    model = adapt(tiny.stable_diffusion())
+    words = attention.words_of(model, ["ab", "c"])
+    assert [len(w) for w in words] == [2, 1]
+    before = dict(model.unet.attn_processors)
+    image = torch.rand(1, 3, 24, 40, generator=torch.Generator().manual_seed(0))
+    maps = evidence.attention_map(
+        model, image, model.encode_prompt(["ab", "c"]), words, (24, 40), torch.Generator().manual_seed(0)
+    )
+    assert maps.shape == (2, 24, 40)
+    assert 0 <= maps.min() < maps.max() <= 1
+    assert model.unet.attn_processors == before
+    mirrored = evidence.attention_map(
+        model, image.flip(-1), model.encode_prompt(["ab", "c"]), words, (24, 40), torch.Generator().manual_seed(0)
+    )
+    assert (maps - mirrored).abs().max() > 0.01

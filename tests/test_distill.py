@@ -237,3 +237,22 @@ def test_the_warm_start_asks_the_rivals(toy_scene, toy):
         maps[name] = start[0]
     assert maps["red"].std() == 0
     assert maps["blue"][4:16, 8:24].mean() > maps["blue"][18:, 26:].mean() + 3
+
+
+def test_pooling_is_the_weighted_mean_of_the_neighbourhood():
+    """Against the sum written out; and what lies outside the weights has no say, however loud."""
+    from peekaboo import evidence
+
+    torch.manual_seed(0)
+    maps, weights = torch.randn(2, 9, 11), torch.rand(2, 9, 11)
+    sigma = 1.5
+    got = evidence.pooled(maps, weights, sigma)
+    y, x = torch.meshgrid(torch.arange(9.0), torch.arange(11.0), indexing="ij")
+    near = torch.exp(-((y - 4) ** 2 + (x - 5) ** 2) / (2 * sigma**2)) * ((y - 4).abs() <= 4) * ((x - 5).abs() <= 4)
+    near = near / torch.exp(-(torch.arange(-4, 5.0) ** 2) / (2 * sigma**2)).sum() ** 2
+    expected = weights[:, 4, 5] * (near * maps * weights).sum((1, 2)) / ((near * weights).sum((1, 2)) + 0.01)
+    torch.testing.assert_close(got[:, 4, 5], expected, atol=1e-5, rtol=1e-4)
+    loud = torch.where(weights[:1] > 0.5, 1.0, 1e3)
+    kept = evidence.pooled(loud, (weights[:1] > 0.5).float(), 2.0)
+    assert kept.max() <= 1
+    assert kept[weights[:1] <= 0.5].abs().max() == 0

@@ -111,7 +111,7 @@ class DenoiserConfig:
     vocabulary: int = 8192  # tokens
     text_tokens: int = 24  # positions, start and end tokens counted
     prediction_type: str = "v_prediction"
-    scenes: int = 600_000
+    scenes: int = 500_000
     batch: int = 96  # scenes a step
     lr: float = 8e-4
     muon: bool = True  # for the matrices; AdamW for the rest
@@ -132,7 +132,7 @@ class ClipConfig:
     text_layers: int = 2
     patch: int = 8  # pixels
     scale: tuple[float, float] = (0.50, 1.05)  # the object's longest side / picture's side
-    scenes: int = 300_000
+    scenes: int = 160_000
     batch: int = 256
     lr: float = 1e-3
     warmup: int = 50  # steps

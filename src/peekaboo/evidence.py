@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 
@@ -9,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from peekaboo import distill
+from peekaboo import attention, distill
 from peekaboo.denoisers.base import Denoiser
 
 RIVALS = (
@@ -17,6 +18,11 @@ RIVALS = (
     *("ball", "hat", "boat", "bottle", "key", "cake", "butterfly", "clock", "book", "cat", "bus", "lamp"),
 )
 """Everyday names, of many kinds, that any text-to-image model knows."""
+
+
+ATTENTION_DRAWS, ATTENTION_BAND = 8, (0.05, 0.4)
+"""Noised versions, of the picture and of its mirror image, whose attention is read, and their timesteps: little noise, since
+what is read is where things are."""
 
 
 def rivals_of(prompts: Sequence[str]) -> list[str]:
@@ -67,6 +73,42 @@ def gain_map(
         gain = gain.flip(-1) if mirrored else gain
         maps.append(F.interpolate(gain[None].float(), size=size, mode="bilinear", align_corners=False)[0])
     return torch.stack(maps).mean(dim=0)
+
+
+@torch.no_grad()
+def attention_map(
+    denoiser: Denoiser,
+    image: Tensor,
+    embeddings: Tensor,
+    words: list[list[int]],
+    size: tuple[int, int],
+    generator: torch.Generator,
+) -> Tensor:
+    """Where the picture (1, 3, H, W) and its mirror image attend to the prompts' words (`attention.heat`), stretched so that the
+    median is 0 and the 98 % quantile 1, and cut there: (N, h, w) in [0, 1] on a grid of `size`."""
+    maps = []
+    for mirrored in (False, True):
+        latents = denoiser.encode(image.flip(-1) if mirrored else image)
+        t = distill.draw_timesteps(ATTENTION_DRAWS, *ATTENTION_BAND, denoiser.timesteps, generator).to(latents.device)
+        noise = distill.draw_noise(len(t), latents, generator)[:, 0]
+        heat = attention.heat(denoiser, latents, embeddings, words, t, noise)
+        maps.append(heat.flip(-1) if mirrored else heat)
+    large = F.interpolate(torch.stack(maps).mean(dim=0)[None], size=size, mode="bicubic", align_corners=False)[0]
+    low, high = spread(large)
+    return ((large - low) / (high - low).clamp_min(1e-12)).clamp(0, 1)
+
+
+def pooled(maps: Tensor, weights: Tensor, sigma: float) -> Tensor:
+    r"""Maps (N, h, w), averaged over the Gaussian neighbourhood (`sigma` pixels) of every place with weights (N, h, w) in [0, 1],
+    and weighted: :math:`w · (G * wm) / (G * w)`. What a part of a thing tells, its other parts hear; the background has no say.
+    """
+    from kornia.filters import gaussian_blur2d
+
+    kernel = 2 * math.ceil(2.5 * sigma) + 1
+    both = torch.cat([maps * weights, weights])[None]
+    evidence, weight = gaussian_blur2d(both, (kernel, kernel), (sigma, sigma), border_type="constant")[0].chunk(2)
+    result: Tensor = weights * evidence / (weight + 0.01)
+    return result
 
 
 def spread(maps: Tensor, high: float = 0.98) -> tuple[Tensor, Tensor]:

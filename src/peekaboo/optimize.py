@@ -157,16 +157,20 @@ def learning_rate(settings: Settings, pixels: int) -> float:
 def warm_start(
     scene: Scene, settings: Settings, size: tuple[int, int], blur: Blur, generator: torch.Generator
 ) -> Tensor:
-    """Logits (N, h, w), before their blur, without descent: where each prompt explains the picture's noise better than no
-    prompt does.
+    """Logits (N, h, w), before their blur, without descent: where each prompt explains the picture's noise better than other
+    names, or than no prompt, do.
 
-    The denoising-error gain on the picture itself, over rival names or over nothing, from `settings.warm_start` draws a view (`evidence.gain_map`), shifted and
-    scaled so that, blurred, its median is 0 and its peak (98 % quantile) 1; undecided where it is `settings.cut`.
+    The denoising-error gain on the picture itself, from `settings.warm_start` draws a view (`evidence.gain_map`), pooled over
+    what the prompt's words attend to (`evidence.pooled`), and scaled so that, blurred, its median is 0 and its peak (98 %
+    quantile) 1; undecided where it is `settings.cut`.
     """
     band = (settings.t_min, settings.t_max)
     null = scene.null if scene.rivals is None else scene.rivals
     gain = evidence.gain_map(
         scene.denoiser, scene.image, scene.embeddings, null, settings.warm_start, band, size, generator
     )
+    if scene.words is not None and settings.pooling:
+        weights = evidence.attention_map(scene.denoiser, scene.image, scene.embeddings, scene.words, size, generator)
+        gain = evidence.pooled(gain, weights, settings.pooling * min(size))
     low, high = evidence.spread(blur(gain))
     return STEEPNESS * ((gain - low) / (high - low).clamp_min(1e-12) - settings.cut)

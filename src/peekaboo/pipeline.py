@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 import peekaboo
-from peekaboo import evidence, generate, optimize
+from peekaboo import attention, evidence, generate, optimize
 from peekaboo.companions import Companions
 from peekaboo.denoisers import BUNDLED, Denoiser, adapt, bundled_folder, load_pipeline
 from peekaboo.errors import PromptError, SettingsError
@@ -220,6 +220,8 @@ class Run:
         rivals = None
         if self.settings.warm_start and self.settings.rivals:
             rivals = self.denoiser.encode_prompt(evidence.rivals_of(self.prompts))
+        pools = self.settings.warm_start and self.settings.pooling
+        words = attention.words_of(self.denoiser, self.prompts) if pools else None
         blur_guide: Tensor | None = None
         if guide is None and self.settings.blur == "depth":
             guide = self.companions.depth(self.settings)(self.picture.rgb)
@@ -229,7 +231,7 @@ class Run:
         elif self.settings.blur == "rgb":
             blur_guide = to_grid(image, self.grid)
         judge = self.companions.clip(self.settings).judge(self.prompts) if self.settings.estimator == "clip" else None
-        return Scene(self.denoiser, image, embeddings[:-1], embeddings[-1:], blur_guide, judge, rivals)
+        return Scene(self.denoiser, image, embeddings[:-1], embeddings[-1:], blur_guide, judge, rivals, words)
 
     def __iter__(self) -> Iterator[Step]:
         steps = optimize.run(self.scene, self.settings)

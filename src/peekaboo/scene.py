@@ -22,7 +22,8 @@ class Scene:
     """One picture and its prompts, as the denoiser sees them.
 
     image: (1, 3, H, W) in [0, 1] at the model's size. embeddings: (N, tokens, width); null: (1, tokens, width); rivals: of
-    names that no prompt holds, (K, tokens, width), or None.
+    names that no prompt holds, (K, tokens, width), or None. words: the positions of each prompt's own words among its tokens, or
+    None where the denoiser has no attention to read.
     guide: (1, C, h, w) on the α grid, or None for no blur. judge: what the CLIP loss asks; None where no loss does.
     """
 
@@ -33,6 +34,7 @@ class Scene:
     guide: Tensor | None
     judge: Judge | None = None
     rivals: Tensor | None = None
+    words: list[list[int]] | None = None
 
 
 def alpha_grid(denoiser: Denoiser, image_size: Sequence[int]) -> tuple[int, int]:

@@ -57,6 +57,8 @@ class Settings(Checked):
     warm_start: draws of (t, ε), for the picture and for its mirror image, for the forward-only map that alpha starts from; 0 starts from noise, as the paper does.
     rivals: True compares the prompt, for that map, with other names, a draw each, rather than with no prompt: what speaks for any
     object at all does not count, and it costs nothing.
+    pooling: how far the map's evidence is pooled over what the prompt's words attend to, in shares of the picture's shorter side
+    (a standard deviation); 0 takes each place for itself.
     cut: where that map, its median 0 and its peak 1, counts as undecided.
     steps: optimisation steps. draws: (t, ε) pairs a step. estimator: "sds", the paper's
     :math:`w(t)(ε̂-ε)`, "csd", the classifier score alone :math:`w(t)(ε_p-ε_∅)` (arXiv 2310.19415), or "clip", minus the
@@ -79,6 +81,7 @@ class Settings(Checked):
     blur: Blur = "rgb"
     warm_start: int = 24
     rivals: bool = True
+    pooling: float = 0.17
     cut: float = 0.33
     steps: int = 12
     draws: int = 2
@@ -106,6 +109,7 @@ class Settings(Checked):
         self._check("steps", self.steps >= 0, "0 or more")
         self._check("warm_start", self.warm_start >= 0, "0 or more")
         self._check("steps", self.steps + self.warm_start > 0, "1 or more when warm_start is 0")
+        self._check("pooling", 0 <= self.pooling < 2, "at least 0 and below 2")
         self._check("draws", self.draws >= 1, "1 or more")
         self._check("t_max", 0 < self.t_max <= 1, "above 0 and at most 1")
         self._check("t_min", 0 <= self.t_min < self.t_max, f"at least 0 and below t_max, which is {self.t_max}")
