@@ -271,9 +271,7 @@ def test_cross_attention_keeps_the_softmax_and_leaves_the_unet_as_it_was():
     [hook.remove() for hook in hooks]
     tokens = attention.own_tokens(pipe, "dog")
     assert tokens == [1, 2, 3]
-    assert attention.own_tokens(pipe, "abcdefghijklmnop") == list(
-        range(1, 11)
-    )  # 12 positions, 2 of them start and end
+    assert attention.own_tokens(pipe, "abcdefghijklmnop") == list(range(1, 11))  # 12 positions, 2 of them start and end
     with attention.recording(pipe.unet, tokens) as paid:
         assert torch.equal(denoiser.predict(noisy, t, embeddings), plain)
     assert len(paid) == len(layers) == len(inputs)

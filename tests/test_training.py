@@ -256,3 +256,39 @@ def test_muon_descends():
     assert losses[-1] < 0.5 * losses[0]
     assert is_matrix("mid.conv1.weight", layer.weight)
     assert not is_matrix("mid.conv1.bias", layer.bias)
+
+
+# ---------------------------------------------------------------- going on from a release
+
+
+def released_text(folder: Path, pack: Pack, tokenizer, seed: int):
+    """A text encoder with random weights, saved as a release with its tokenizer."""
+    from config import DenoiserConfig
+    from text import build_text_encoder
+
+    encoder = build_text_encoder(DenoiserConfig(), tokenizer, pack, seed)
+    encoder.save_pretrained(folder / "text_encoder")
+    tokenizer.save_pretrained(folder / "tokenizer")
+    return encoder
+
+
+def test_a_run_goes_on_from_the_released_words(pack_path, tmp_path):
+    """One vocabulary: every weight is carried over. Another: the words that the release had learnt keep their embeddings."""
+    from config import DenoiserConfig
+    from text import build_text_encoder, build_tokenizer, transplant, words
+
+    pack, texts = Pack(pack_path), words([SHEEP, APPLE])
+    old = build_tokenizer(texts, 24, 600)
+    released = released_text(tmp_path / "released", pack, old, seed=1)
+    (tmp_path / "released" / "vocabulary.json").write_text("{}")
+    same = build_text_encoder(DenoiserConfig(), old, pack, 2)
+    assert transplant(same, old, pack, tmp_path / "released") == len(old.get_vocab())
+    for name, tensor in released.state_dict().items():
+        assert torch.equal(same.state_dict()[name], tensor), name
+    new = build_tokenizer([*texts, "zebra zebra zebra", "quagga"], 24, 620)
+    other = build_text_encoder(DenoiserConfig(), new, pack, 2)
+    transplant(other, new, pack, tmp_path / "released")
+    sheep_old, sheep_new = old("sheep").input_ids[1], new("sheep").input_ids[1]
+    before, after = (e.get_input_embeddings().weight for e in (released, other))
+    assert torch.equal(after[sheep_new], before[sheep_old])
+    assert sheep_old != sheep_new or old.get_vocab() != new.get_vocab()

@@ -132,7 +132,7 @@ class ClipConfig:
     text_layers: int = 2
     patch: int = 8  # pixels
     scale: tuple[float, float] = (0.50, 1.05)  # the object's longest side / picture's side
-    scenes: int = 160_000
+    scenes: int = 240_000
     batch: int = 256
     lr: float = 1e-3
     warmup: int = 50  # steps

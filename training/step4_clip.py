@@ -1,6 +1,6 @@
 """Step 4: a small dual encoder, a stock CLIPModel, on composed scenes of one object: it judges what the denoiser makes.
 
-    python step4_clip.py [--device cuda] [--scenes N]     # resumes from its checkpoint
+    python step4_clip.py [--device cuda] [--scenes N]     # resumes from its checkpoint, or goes on from the released weights
     python step4_clip.py --measure                        # retrieval among all names, on held-out pictures
 
 The loss is CLIP's (Radford et al. 2021, arXiv 2103.00020), both ways; a pair of the same concept is nobody's negative.
@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig
 
-from common import Run, batches, to_pixels, trapezoid
+from common import Run, batches, start_from_released, to_pixels, trapezoid
 from config import Config, cache_folder
 from muon import Muon, is_matrix
 from scenes import Pack, compose
@@ -125,7 +125,9 @@ def train(cfg: Config, device: str) -> None:
     torch.set_flush_denormal(True)
     c = cfg.clip
     tokenizer, _ = load(cfg)
-    model = build(cfg, tokenizer).to(device)
+    model = build(cfg, tokenizer)
+    start_from_released(model, "../bundled-clip")
+    model = model.to(device)
     ema = copy.deepcopy(model).requires_grad_(False)
     matrices = [w for n, w in model.named_parameters() if is_matrix(n, w) and "patch_embedding" not in n]
     chosen = {id(w) for w in matrices}

@@ -105,22 +105,28 @@ def build_text_encoder(cfg: DenoiserConfig, tokenizer: CLIPTokenizer, pack: Pack
 def transplant(encoder: CLIPTextModel, tokenizer: CLIPTokenizer, pack: Pack, released: Path) -> int:
     """Carry a released text encoder over to a new vocabulary; returns how many tokens were carried.
 
-    All weights but the token table are copied. A token of both vocabularies keeps its embedding; a new word gets the one
-    that a ridge regression from looks to released embeddings predicts for it, with noise up to the released spread.
+    All weights but the token table are copied, and the table too where the vocabularies are one. Else a token of both keeps its
+    embedding; a new word gets the one that a ridge regression from looks to released embeddings predicts for it, with noise
+    up to the released spread. (The first release, which lists no vocabulary, had learnt the core names only.)
     """
     weights = {
         name: tensor.float() for name, tensor in load_file(released / "text_encoder" / "model.safetensors").items()
     }
+    old, new = CLIPTokenizer.from_pretrained(released / "tokenizer").get_vocab(), tokenizer.get_vocab()
+    if old == new and all(encoder.state_dict()[name].shape == tensor.shape for name, tensor in weights.items()):
+        encoder.load_state_dict(weights)
+        return len(new)
     table_name = next(name for name in weights if name.endswith("token_embedding.weight"))
     old_table = weights.pop(table_name)
     own = encoder.state_dict()
     if any(own[name].shape != tensor.shape for name, tensor in weights.items()):
         return 0
     encoder.load_state_dict(weights, strict=False)
-    old, new = CLIPTokenizer.from_pretrained(released / "tokenizer").get_vocab(), tokenizer.get_vocab()
     table = encoder.get_input_embeddings().weight.data
     features = token_looks(tokenizer, pack, 32)
-    told = {token for text in words([c for c in pack.every_concept if c.core]) for token in tokenizer(text).input_ids}
+    all_told = (released / "vocabulary.json").is_file()
+    concepts = [c for c in pack.every_concept if c.core or all_told]
+    told = {token for text in words(concepts) for token in tokenizer(text).input_ids}
     shared = {new[text]: old[text] for text in new.keys() & old.keys() if new[text] in told}
     known = [token for token in shared if token in features]
     x = torch.tensor(np.stack([features[token] for token in known])).float()
