@@ -196,3 +196,28 @@ def test_attention_is_read_where_there_is_any_and_leaves_the_unet_as_it_was(toy)
         model, image.flip(-1), model.encode_prompt(["ab", "c"]), words, (24, 40), torch.Generator().manual_seed(0)
     )
     assert (maps - mirrored).abs().max() > 0.01
+
+
+def test_a_unet_whose_attention_cannot_be_read_is_segmented_without(monkeypatch):
+    """Whatever hides the layers (a compiled network, say): the map is then taken place by place."""
+    from peekaboo import evidence
+    from peekaboo.denoisers.stable_diffusion import StableDiffusion
+
+    model = adapt(tiny.stable_diffusion())
+    rgb = np.random.default_rng(0).integers(0, 255, (24, 24, 3), np.uint8)
+    plain = Peekaboo(model).segment(rgb, "ab", preset="draft", pooling=0.0)
+    pooled = Peekaboo(model).segment(rgb, "ab", preset="draft")
+    original = StableDiffusion.predict
+
+    def hidden(self, noisy, t, embeddings):
+        self.unet.set_attn_processor({n: getattr(p, "inner", p) for n, p in self.unet.attn_processors.items()})
+        return original(self, noisy, t, embeddings)
+
+    monkeypatch.setattr(StableDiffusion, "predict", hidden)
+    words = [[1, 2]]
+    image = torch.rand(1, 3, 24, 24)
+    found = evidence.attention_map(model, image, model.encode_prompt(["ab"]), words, (24, 24), torch.Generator())
+    assert found is None
+    unread = Peekaboo(model).segment(rgb, "ab", preset="draft")
+    assert np.allclose(unread.alpha, plain.alpha, atol=1e-6)
+    assert not np.allclose(unread.alpha, pooled.alpha, atol=1e-3)

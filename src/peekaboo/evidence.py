@@ -12,6 +12,7 @@ from torch import Tensor
 
 from peekaboo import attention, distill
 from peekaboo.denoisers.base import Denoiser
+from peekaboo.errors import ModelError
 
 RIVALS = (
     *("dog", "car", "apple", "house", "tree", "shoe", "fish", "guitar", "chair", "bird", "cup", "flower"),
@@ -83,15 +84,19 @@ def attention_map(
     words: list[list[int]],
     size: tuple[int, int],
     generator: torch.Generator,
-) -> Tensor:
+) -> Tensor | None:
     """Where the picture (1, 3, H, W) and its mirror image attend to the prompts' words (`attention.heat`), stretched so that the
-    median is 0 and the 98 % quantile 1, and cut there: (N, h, w) in [0, 1] on a grid of `size`."""
+    median is 0 and the 98 % quantile 1, and cut there: (N, h, w) in [0, 1] on a grid of `size`. None where the UNet has no
+    cross-attention that can be read."""
     maps = []
     for mirrored in (False, True):
         latents = denoiser.encode(image.flip(-1) if mirrored else image)
         t = distill.draw_timesteps(ATTENTION_DRAWS, *ATTENTION_BAND, denoiser.timesteps, generator).to(latents.device)
         noise = distill.draw_noise(len(t), latents, generator)[:, 0]
-        heat = attention.heat(denoiser, latents, embeddings, words, t, noise)
+        try:
+            heat = attention.heat(denoiser, latents, embeddings, words, t, noise)
+        except ModelError:
+            return None
         maps.append(heat.flip(-1) if mirrored else heat)
     large = F.interpolate(torch.stack(maps).mean(dim=0)[None], size=size, mode="bicubic", align_corners=False)[0]
     low, high = spread(large)

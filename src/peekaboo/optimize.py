@@ -171,6 +171,7 @@ def warm_start(
     )
     if scene.words is not None and settings.pooling:
         weights = evidence.attention_map(scene.denoiser, scene.image, scene.embeddings, scene.words, size, generator)
-        gain = evidence.pooled(gain, weights, settings.pooling * min(size))
+        if weights is not None:
+            gain = evidence.pooled(gain, weights, settings.pooling * min(size))
     low, high = evidence.spread(blur(gain))
     return STEEPNESS * ((gain - low) / (high - low).clamp_min(1e-12) - settings.cut)
