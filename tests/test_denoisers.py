@@ -187,13 +187,23 @@ def test_attention_is_read_where_there_is_any_and_leaves_the_unet_as_it_was(toy)
     before = dict(model.unet.attn_processors)
     image = torch.rand(1, 3, 24, 40, generator=torch.Generator().manual_seed(0))
     maps = evidence.attention_map(
-        model, image, model.encode_prompt(["ab", "c"]), words, (24, 40), torch.Generator().manual_seed(0)
+        model,
+        evidence.views(model, image),
+        model.encode_prompt(["ab", "c"]),
+        words,
+        (24, 40),
+        torch.Generator().manual_seed(0),
     )
     assert maps.shape == (2, 24, 40)
     assert 0 <= maps.min() < maps.max() <= 1
     assert model.unet.attn_processors == before
     mirrored = evidence.attention_map(
-        model, image.flip(-1), model.encode_prompt(["ab", "c"]), words, (24, 40), torch.Generator().manual_seed(0)
+        model,
+        evidence.views(model, image.flip(-1)),
+        model.encode_prompt(["ab", "c"]),
+        words,
+        (24, 40),
+        torch.Generator().manual_seed(0),
     )
     assert (maps - mirrored).abs().max() > 0.01
 
@@ -216,7 +226,9 @@ def test_a_unet_whose_attention_cannot_be_read_is_segmented_without(monkeypatch)
     monkeypatch.setattr(StableDiffusion, "predict", hidden)
     words = [[1, 2]]
     image = torch.rand(1, 3, 24, 24)
-    found = evidence.attention_map(model, image, model.encode_prompt(["ab"]), words, (24, 24), torch.Generator())
+    found = evidence.attention_map(
+        model, evidence.views(model, image), model.encode_prompt(["ab"]), words, (24, 24), torch.Generator()
+    )
     assert found is None
     unread = Peekaboo(model).segment(rgb, "ab", preset="draft")
     assert np.allclose(unread.alpha, plain.alpha, atol=1e-6)

@@ -98,6 +98,18 @@ class Fourier(nn.Module):
         return self.blur(self.unblurred())
 
 
+def fitted(model: Fourier, start: Tensor, steps: int = 150) -> Fourier:
+    """The MLP, brought near given logits (N, h, w) before their blur: least squares, Adam."""
+    optimizer = torch.optim.Adam(model.network.parameters(), lr=3e-3)
+    with torch.enable_grad():
+        for _ in range(steps):
+            loss = (model.unblurred() - start).square().mean()
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+    return model
+
+
 def linear(inputs: int, outputs: int) -> nn.Linear:
     """A linear layer without weights yet: PyTorch would draw them from its global generator."""
     layer: nn.Linear = nn.utils.skip_init(nn.Linear, inputs, outputs)

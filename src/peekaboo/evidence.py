@@ -49,9 +49,23 @@ def gains(
 
 
 @torch.no_grad()
+def views(denoiser: Denoiser, image: Tensor) -> tuple[Tensor, Tensor]:
+    """The latents of a picture (1, 3, H, W) and of its mirror image, (1, C, h, w) each. What the maps of the two agree on is not
+    an accident of the latents' grid."""
+    return denoiser.encode(image), denoiser.encode(image.flip(-1))
+
+
+def agreed(maps: list[Tensor], size: tuple[int, int], mode: str) -> Tensor:
+    """The mean of the maps (N, h, w) of the two views, the second turned back, on a grid of `size`."""
+    seen, mirrored = maps
+    both = torch.stack([seen, mirrored.flip(-1)]).float()
+    return F.interpolate(both, size=size, mode=mode, align_corners=False).mean(dim=0)
+
+
+@torch.no_grad()
 def gain_map(
     denoiser: Denoiser,
-    image: Tensor,
+    latents: tuple[Tensor, Tensor],
     embeddings: Tensor,
     null: Tensor,
     draws: int,
@@ -59,46 +73,40 @@ def gain_map(
     size: tuple[int, int],
     generator: torch.Generator,
 ) -> Tensor:
-    """The mean error gain over `draws` draws on the picture (1, 3, H, W) and as many on its mirror image, on a grid of `size`:
-    (N, h, w). What the two agree on is not an accident of the latents' grid.
+    """The mean error gain over `draws` draws on each of the two `views` of a picture, on a grid of `size`: (N, h, w).
 
     null: what the prompts are compared with, (1, tokens, width), or several that the draws take in turn, (K, tokens, width). Of
     rival names each draw's gain is :math:`|ε_r-ε|^2 - |ε_p-ε|^2`: the gain over nothing, less the rival's own.
     """
-    maps = []
     null = null[torch.arange(draws) % len(null)] if len(null) > 1 else null
-    for mirrored in (False, True):
-        seen = image.flip(-1) if mirrored else image
+    maps = []
+    for view in latents:
         t = distill.draw_timesteps(draws, *band, denoiser.timesteps, generator)
-        gain = gains(denoiser, denoiser.encode(seen), embeddings, null, t, generator).mean(dim=0)
-        gain = gain.flip(-1) if mirrored else gain
-        maps.append(F.interpolate(gain[None].float(), size=size, mode="bilinear", align_corners=False)[0])
-    return torch.stack(maps).mean(dim=0)
+        maps.append(gains(denoiser, view, embeddings, null, t, generator).mean(dim=0))
+    return agreed(maps, size, "bilinear")
 
 
 @torch.no_grad()
 def attention_map(
     denoiser: Denoiser,
-    image: Tensor,
+    latents: tuple[Tensor, Tensor],
     embeddings: Tensor,
     words: list[list[int]],
     size: tuple[int, int],
     generator: torch.Generator,
 ) -> Tensor | None:
-    """Where the picture (1, 3, H, W) and its mirror image attend to the prompts' words (`attention.heat`), stretched so that the
+    """Where the two `views` of a picture attend to the prompts' words (`attention.heat`), stretched so that the
     median is 0 and the 98 % quantile 1, and cut there: (N, h, w) in [0, 1] on a grid of `size`. None where the UNet has no
     cross-attention that can be read."""
     maps = []
-    for mirrored in (False, True):
-        latents = denoiser.encode(image.flip(-1) if mirrored else image)
-        t = distill.draw_timesteps(ATTENTION_DRAWS, *ATTENTION_BAND, denoiser.timesteps, generator).to(latents.device)
-        noise = distill.draw_noise(len(t), latents, generator)[:, 0]
+    for view in latents:
+        t = distill.draw_timesteps(ATTENTION_DRAWS, *ATTENTION_BAND, denoiser.timesteps, generator).to(view.device)
+        noise = distill.draw_noise(len(t), view, generator)[:, 0]
         try:
-            heat = attention.heat(denoiser, latents, embeddings, words, t, noise)
+            maps.append(attention.heat(denoiser, view, embeddings, words, t, noise))
         except ModelError:
             return None
-        maps.append(heat.flip(-1) if mirrored else heat)
-    large = F.interpolate(torch.stack(maps).mean(dim=0)[None], size=size, mode="bicubic", align_corners=False)[0]
+    large = agreed(maps, size, "bicubic")
     low, high = spread(large)
     return ((large - low) / (high - low).clamp_min(1e-12)).clamp(0, 1)
 

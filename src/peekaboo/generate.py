@@ -14,12 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from peekaboo import consensus
-from peekaboo.alpha import Fourier, Raster
+from peekaboo.alpha import Fourier, Raster, fitted
 from peekaboo.bilateral import no_blur
 from peekaboo.denoisers.base import Denoiser
 from peekaboo.errors import NumericalError
 from peekaboo.loss import LOSSES
-from peekaboo.optimize import fitted
 from peekaboo.rgba import straight
 from peekaboo.scene import Scene
 from peekaboo.settings import GenerateSettings

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from peekaboo import evidence
-from peekaboo.alpha import Blur, Fourier, Raster, alpha_of
+from peekaboo.alpha import Blur, Fourier, Raster, alpha_of, fitted
 from peekaboo.bilateral import BilateralBlur, no_blur
 from peekaboo.errors import NumericalError
 from peekaboo.loss import alpha_gradient
@@ -100,18 +100,6 @@ def make_model(
     return Raster(prompts, size, blur, generator, start, device)
 
 
-def fitted(model: Fourier, start: Tensor, steps: int = 150) -> Fourier:
-    """The MLP, brought near given logits (N, h, w) before their blur: least squares, Adam."""
-    optimizer = torch.optim.Adam(model.network.parameters(), lr=3e-3)
-    with torch.enable_grad():
-        for _ in range(steps):
-            loss = (model.unblurred() - start).square().mean()
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-    return model
-
-
 def descend(scene: Scene, settings: Settings, model: nn.Module, generator: torch.Generator) -> Iterator[Tensor]:
     """The loop of the paper: composite, encode, add noise, predict, and follow the score down to the alpha model's parameters."""
     optimizer = make_optimizer(model, settings, math.prod(alpha_grid(scene.denoiser, scene.image.shape[-2:])))
@@ -166,11 +154,10 @@ def warm_start(
     """
     band = (settings.t_min, settings.t_max)
     null = scene.null if scene.rivals is None else scene.rivals
-    gain = evidence.gain_map(
-        scene.denoiser, scene.image, scene.embeddings, null, settings.warm_start, band, size, generator
-    )
+    views = evidence.views(scene.denoiser, scene.image)
+    gain = evidence.gain_map(scene.denoiser, views, scene.embeddings, null, settings.warm_start, band, size, generator)
     if scene.words is not None and settings.pooling:
-        weights = evidence.attention_map(scene.denoiser, scene.image, scene.embeddings, scene.words, size, generator)
+        weights = evidence.attention_map(scene.denoiser, views, scene.embeddings, scene.words, size, generator)
         if weights is not None:
             gain = evidence.pooled(gain, weights, settings.pooling * min(size))
     low, high = evidence.spread(blur(gain))

@@ -34,6 +34,16 @@ class Checked:
             elif type(value) is not kind or value != value:
                 raise SettingsError(f"The setting {name} is {value!r}; expected a {kind.__name__}.")
 
+    def _check_descent(self) -> None:
+        """The ranges of what every descent by score distillation is told, of a mask or of a picture."""
+        values: Any = self
+        self._check("steps", values.steps >= 0, "0 or more")
+        self._check("draws", values.draws >= 1, "1 or more")
+        self._check("t_max", 0 < values.t_max <= 1, "above 0 and at most 1")
+        self._check("t_min", 0 <= values.t_min < values.t_max, f"at least 0 and below t_max, which is {values.t_max}")
+        self._check("learning_rate", values.learning_rate > 0, "above 0")
+        self._check("seed", 0 <= values.seed < 2**63, "between 0 and 2**63 - 1")
+
     def with_changes(self, **changes: Any) -> Self:
         """A copy with some settings changed. Raises SettingsError for an unknown name or a value out of range."""
         known = {f.name for f in dataclasses.fields(self)}
@@ -106,21 +116,16 @@ class Settings(Checked):
 
     def __post_init__(self) -> None:
         self._check_types()
-        self._check("steps", self.steps >= 0, "0 or more")
+        self._check_descent()
         self._check("warm_start", self.warm_start >= 0, "0 or more")
         self._check("steps", self.steps + self.warm_start > 0, "1 or more when warm_start is 0")
         self._check("pooling", 0 <= self.pooling < 2, "at least 0 and below 2")
-        self._check("draws", self.draws >= 1, "1 or more")
-        self._check("t_max", 0 < self.t_max <= 1, "above 0 and at most 1")
-        self._check("t_min", 0 <= self.t_min < self.t_max, f"at least 0 and below t_max, which is {self.t_max}")
         self._check("kernel_size", self.kernel_size % 2 == 1 and self.kernel_size > 0, "odd and positive")
         self._check("blur_iterations", self.blur_iterations >= 0, "0 or more")
         self._check("sigma_space", self.sigma_space > 0, "above 0")
         self._check("sigma_guide", self.sigma_guide > 0, "above 0")
-        self._check("learning_rate", self.learning_rate > 0, "above 0")
         self._check("threshold", 0 < self.threshold < 1, "between 0 and 1")
         self._check("complement", self.complement >= 0, "0 or more")
-        self._check("seed", 0 <= self.seed < 2**63, "between 0 and 2**63 - 1")
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -210,17 +215,12 @@ class GenerateSettings(Checked):
 
     def __post_init__(self) -> None:
         self._check_types()
-        self._check("steps", self.steps >= 0, "0 or more")
+        self._check_descent()
         self._check("steps", self.steps > 0 or self.start != "noise", "1 or more when start is noise")
         self._check("start_steps", self.start_steps >= 2, "2 or more")
         self._check("backgrounds", self.backgrounds >= 2, "2 or more: one background cannot tell what is transparent")
-        self._check("draws", self.draws >= 1, "1 or more")
         self._check("estimator", self.estimator != "clip", "'sds' or 'csd'")
         self._check("complement", self.complement == 0, "0: there is no picture but the one that is made")
-        self._check("t_max", 0 < self.t_max <= 1, "above 0 and at most 1")
-        self._check("t_min", 0 <= self.t_min < self.t_max, f"at least 0 and below t_max, which is {self.t_max}")
-        self._check("learning_rate", self.learning_rate > 0, "above 0")
-        self._check("seed", 0 <= self.seed < 2**63, "between 0 and 2**63 - 1")
 
 
 GENERATE_PRESETS: dict[str, dict[str, Any]] = {
