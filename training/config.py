@@ -111,7 +111,7 @@ class DenoiserConfig:
     vocabulary: int = 8192  # tokens
     text_tokens: int = 24  # positions, start and end tokens counted
     prediction_type: str = "v_prediction"
-    scenes: int = 500_000
+    scenes: int = 1_400_000
     batch: int = 96  # scenes a step
     lr: float = 8e-4
     muon: bool = True  # for the matrices; AdamW for the rest
@@ -119,6 +119,9 @@ class DenoiserConfig:
     replay: int = 64  # encoded batches that are kept to be trained on again
     replay_share: float = 0.5  # steps on kept batches: each scene is seen twice on average
     object_weight: float = 3.0  # of a latent that shows an object, against one of background, in the loss
+    align: float = 0.1  # weight of the loss that pulls the UNet's middle towards the names of what it sees (align.py)
+    align_share: float = 0.34  # of a batch that it looks at
+    align_others: int = 128  # names, beside those of the batch, that the right one must beat
     caption_dropout: float = 0.12  # trains the unconditional branch of guidance
     ema: float = 0.995
 

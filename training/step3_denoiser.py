@@ -22,6 +22,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from align import Aligner, middle
 from common import BUNDLED, Run, batches, start_from_released, to_pixels, trapezoid
 from config import Config, cache_folder
 from muon import Muon, is_matrix
@@ -88,6 +89,8 @@ class Trainer:
             )
         self.unet.set_attn_processor(AttnProcessor())  # on a CPU, faster than the fused attention's backward pass
         self.scheduler = build_scheduler(cfg)
+        names = [concept.name for concept in pack.every_concept]
+        self.aligner = Aligner(cfg.denoiser.channels[-1], cfg.denoiser.text_width, names, self.tokenizer).to(device)
         self.networks = nn.ModuleDict({"unet": self.unet, "text": self.text})
 
     def embed(self, captions: list[str]) -> Tensor:
@@ -116,13 +119,22 @@ class Trainer:
         weight = 1 + (self.cfg.denoiser.object_weight - 1) * pooled
         return weight / weight.mean()
 
-    def loss(self, latents: Tensor, embedding: Tensor, weight: Tensor) -> Tensor:
-        """Mean squared error of the prediction, t logit-normal: the middle of the schedule is where captions matter."""
+    def loss(self, batch: Kept, embedding: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean squared error of the prediction, t logit-normal: the middle of the schedule is where captions matter; and
+        the loss of alignment, on a share of the batch."""
+        d, latents = self.cfg.denoiser, batch.latents
         t = (torch.randn(len(latents), device=self.device).sigmoid() * 1000).long().clamp(0, 999)
         noise = torch.randn_like(latents)
         noisy = self.scheduler.add_noise(latents, noise, t)
         prediction = self.unet(noisy, t, embedding).sample
-        return (weight * (prediction.float() - self.target(latents, noise, t)).square()).mean()
+        error = (batch.weight * (prediction.float() - self.target(latents, noise, t)).square()).mean()
+        some = slice(round(d.align_share * len(latents)))
+        if not d.align:
+            return error, error.new_zeros(())
+        null = self.embed([""]).expand(len(latents[some]), -1, -1)
+        features = middle(self.unet, noisy[some], t[some], null)
+        signal = self.scheduler.alphas_cumprod.to(self.device)[t[some]].sqrt()
+        return error, self.aligner(features, self.text, batch.names[some], signal, d.align_others)
 
     @torch.no_grad()
     def gap(self, latents: Tensor, captions: list[str]) -> tuple[float, float]:
@@ -142,10 +154,12 @@ class Trainer:
 
 
 class Kept(NamedTuple):
-    """An encoded batch: latents (B, C, h, w), a caption each, and the loss's weights (B, 1, h, w)."""
+    """An encoded batch: latents (B, C, h, w), a caption each, the names of what each shows, and the loss's weights
+    (B, 1, h, w)."""
 
     latents: Tensor
     captions: list[str]
+    names: list[list[str]]
     weight: Tensor
 
 
@@ -164,9 +178,9 @@ class Replay:
         alike = [batch for batch in self.kept if batch.latents.shape == one.latents.shape]
         other = alike[int(torch.randint(len(alike), ()))]
         order = torch.randperm(2 * len(one.latents))[: len(one.latents)]
-        captions = one.captions + other.captions
+        captions, names = one.captions + other.captions, one.names + other.names
         latents, weight = (torch.cat([getattr(b, part) for b in (one, other)])[order] for part in ("latents", "weight"))
-        return Kept(latents, [captions[i] for i in order], weight)
+        return Kept(latents, [captions[i] for i in order], [names[i] for i in order], weight)
 
     def keep(self, batch: Kept) -> None:
         self.kept = [*self.kept[-self.capacity + 1 :], batch]
@@ -192,11 +206,13 @@ def train(cfg: Config, device: str, fresh: bool = False) -> None:
     state = run.load()
     trainer = Trainer(cfg, device, fresh=fresh or state is not None)
     networks, ema = trainer.networks, copy.deepcopy(trainer.networks).requires_grad_(False)
-    optimisers_ = optimisers(cfg, networks)
+    trained = nn.ModuleDict({**networks, "aligner": trainer.aligner})
+    optimisers_ = optimisers(cfg, trained)
     step, total = 0, d.scenes // d.batch
     if state is not None:
         networks.load_state_dict(state["networks"])
         ema.load_state_dict(state["ema"])
+        trainer.aligner.load_state_dict(state["aligner"])
         for optimiser, saved in zip(optimisers_, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
         step = state["step"]
@@ -204,38 +220,42 @@ def train(cfg: Config, device: str, fresh: bool = False) -> None:
     first = next(batches(square, 192, seed=10_001, workers=0))
     watched, watched_latents = first.captions, trainer.encode(first.pictures)
     stream, replay = batches(cfg, d.batch, seed=cfg.seed + step), Replay(d.replay, d.replay_share)
-    mean = 0.0
+    mean = aligned = 0.0
     while step < total:
         again = replay.again()
         with torch.autocast(device, torch.bfloat16):
             if again is None:
                 batch = next(stream)
-                again = Kept(trainer.encode(batch.pictures).float(), batch.captions, trainer.weigh(batch.cover))
+                latents = trainer.encode(batch.pictures).float()
+                again = Kept(latents, batch.captions, batch.names, trainer.weigh(batch.cover))
                 replay.keep(again)
             captions = ["" if torch.rand(()) < d.caption_dropout else caption for caption in again.captions]
-            loss = trainer.loss(again.latents, trainer.embed(captions), again.weight)
+            error, aligning = trainer.loss(again, trainer.embed(captions))
+            loss = error + d.align * aligning
         for optimiser in optimisers_:
             for group in optimiser.param_groups:
                 group["lr"] = d.lr * trapezoid(step, total, d.warmup)
             optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(networks.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
         for optimiser in optimisers_:
             optimiser.step()
         step += 1
         with torch.no_grad():
             weight = 1 - min(d.ema, (step + 1) / (step + 10))
             torch._foreach_lerp_(list(ema.parameters()), list(networks.parameters()), weight)
-        mean = loss.item() if mean == 0 else 0.98 * mean + 0.02 * loss.item()
+        mean = error.item() if mean == 0 else 0.98 * mean + 0.02 * error.item()
+        aligned = aligning.item() if aligned == 0 else 0.98 * aligned + 0.02 * aligning.item()
         if step % 50 == 0 or step == total:
             with torch.autocast(device, torch.bfloat16):
                 at_600, gap = trainer.gap(watched_latents, watched)
-            run.log(step=step, scenes=step * d.batch, loss=mean, loss_600=at_600, gap=gap)
+            run.log(step=step, scenes=step * d.batch, loss=mean, align=aligned, loss_600=at_600, gap=gap)
         if run.due() or step == total:
             run.save(
                 {
                     "networks": networks.state_dict(),
                     "ema": ema.state_dict(),
+                    "aligner": trainer.aligner.state_dict(),
                     "optimisers": [optimiser.state_dict() for optimiser in optimisers_],
                     "step": step,
                     "scale": trainer.scale,
