@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test check lint types bench-quality bench-samples bench-generate bench-photographs clean
+.PHONY: demo test check lint types bench-quality bench-samples bench-generate bench-photographs bench-speed bench-answers clean
 
 demo: $(VENV)/.package
 	$(BIN)/python examples/demo.py
@@ -23,6 +23,12 @@ types: $(VENV)/.dev
 
 bench-quality: $(VENV)/.training
 	$(BIN)/python benchmarks/quality.py
+
+bench-speed: $(VENV)/.training
+	$(BIN)/python benchmarks/speed.py
+
+bench-answers: $(VENV)/.training
+	$(BIN)/python benchmarks/answers.py
 
 bench-samples: $(VENV)/.training
 	$(BIN)/python benchmarks/samples.py

@@ -82,3 +82,25 @@ def samples(
             continue  # an object that another one hides asks nothing sensible
         result.append(Sample(scene.image, scene.names[0], masks, tier, scene))
     return result
+
+
+def twins(count: int, seed: int = 2027, side: int = 256) -> list[Sample]:
+    """`count` samples of two things of a kind, well apart from left to right: the prompts say "the left …" and "the right …" in turn, and
+    the first mask is that of the one that is meant. Core names, the tiers in turn."""
+    pack, cfg = open_pack("known"), Config()
+    rng = np.random.default_rng(seed)
+    result: list[Sample] = []
+    while len(result) < count:
+        tier = list(TIERS)[len(result) % len(TIERS)]
+        scene = compose(rng, pack, cfg, (side, side), 2, TIERS[tier], clean=True, names=pack.core, alike=True)
+        masks = scene.alphas > 0.5
+        if masks.mean(axis=(1, 2)).min() < 0.02:
+            continue
+        centres = [np.flatnonzero(mask.any(axis=0)).mean() for mask in masks]
+        if abs(centres[0] - centres[1]) < side / 5:
+            continue
+        where = ("left", "right")[len(result) % 2]
+        meant = int(np.argmin(centres) if where == "left" else np.argmax(centres))
+        ordered = masks[[meant, 1 - meant]]
+        result.append(Sample(scene.image, f"the {where} {scene.names[0]}", ordered, tier, scene))
+    return result

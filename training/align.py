@@ -51,7 +51,9 @@ class Aligner(nn.Module):
         places = self.log_scale.exp().clamp(max=50) * seen @ words.T  # (B, h*w, K)
         return places.logsumexp(dim=1)
 
-    def forward(self, features: Tensor, text: CLIPTextModel, names: list[list[str]], weight: Tensor, others: int) -> Tensor:
+    def forward(
+        self, features: Tensor, text: CLIPTextModel, names: list[list[str]], weight: Tensor, others: int
+    ) -> Tensor:
         """The loss. names: of what each picture shows. weight: (B,), of each picture. others: names that are drawn at random
         beside those of the batch."""
         shown = torch.zeros(len(names), len(self.index), dtype=torch.bool)

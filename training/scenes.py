@@ -303,12 +303,13 @@ def compose(
     kind: str | None = None,
     clean: bool = False,
     names: list[str] | None = None,
+    alike: bool = False,
 ) -> Scene:
     """Draw one scene of (H, W) = `shape`.
 
     `count` objects and the `kind` of background are drawn too unless given. With `names`, the objects are drawn from
-    those, each alike often and never two of a kind; else from all, core names more often. `clean` leaves out what makes a
-    training scene hard: patches, turned hues, light, grain, blocks.
+    those, each alike often and never two of a kind, unless `alike`: then the first two are; else from all, core names more often.
+    `clean` leaves out what makes a training scene hard: patches, turned hues, light, grain, blocks.
     """
     c = cfg.scenes
     close_up = shape == cfg.close_up
@@ -318,7 +319,9 @@ def compose(
     if not clean and rng.random() < c.patches:
         image = add_patches(rng, image, pack.backgrounds)
     chosen = (
-        choose(rng, names, None, count, 0) if names else choose(rng, pack.names, pack.shares(c), count, c.of_a_kind)
+        choose(rng, names, None, count, float(alike))
+        if names
+        else choose(rng, pack.names, pack.shares(c), count, c.of_a_kind)
     )
     sprites, alphas, things = [], [], []
     scale = c.close_up if close_up else c.scale

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 import peekaboo
-from peekaboo import attention, evidence, generate, optimize
+from peekaboo import attention, evidence, generate, optimize, places
 from peekaboo.companions import Companions
 from peekaboo.denoisers import BUNDLED, Denoiser, adapt, bundled_folder, load_pipeline
 from peekaboo.errors import PromptError, SettingsError
@@ -202,8 +202,14 @@ class Run:
         self.stopwatch = Stopwatch(denoiser.device) if profile else None
         denoiser = TimedDenoiser(denoiser, self.stopwatch) if self.stopwatch else denoiser
         self.denoiser, self.picture, self.prompts, self.settings = denoiser, picture, prompts, settings
-        unknown = unknown_notes(vocabulary_of(denoiser.name), prompts)
-        self.notes = [*picture.notes, *clipped_notes(denoiser, prompts), *unknown]
+        read = [places.read(prompt) if settings.places else (prompt, None) for prompt in prompts]
+        self.places = [place for _, place in read]
+        self.asked = list(
+            {text.lower(): text for text, _ in read}.values()
+        )  # "the left car" and "the right car" are one
+        self.index = [[text.lower() for text in self.asked].index(text.lower()) for text, _ in read]
+        unknown = unknown_notes(vocabulary_of(denoiser.name), self.asked)
+        self.notes = [*picture.notes, *clipped_notes(denoiser, self.asked), *unknown]
         self.model_size = model_size(*picture.size, denoiser.native_area, denoiser.factor)
         self.grid = alpha_grid(denoiser, self.model_size)
         self.clock = time.perf_counter()
@@ -216,12 +222,12 @@ class Run:
 
     def _prepare(self, guide: GuideLike | None) -> Scene:
         image = to_model(self.picture.rgb, self.model_size).to(self.denoiser.device)
-        embeddings = self.denoiser.encode_prompt([*self.prompts, ""])
+        embeddings = self.denoiser.encode_prompt([*self.asked, ""])
         rivals = None
         if self.settings.warm_start and self.settings.rivals:
-            rivals = self.denoiser.encode_prompt(evidence.rivals_of(self.prompts))
+            rivals = self.denoiser.encode_prompt(evidence.rivals_of(self.asked))
         pools = self.settings.warm_start and self.settings.pooling
-        words = attention.words_of(self.denoiser, self.prompts) if pools else None
+        words = attention.words_of(self.denoiser, self.asked) if pools else None
         blur_guide: Tensor | None = None
         if guide is None and self.settings.blur == "depth":
             guide = self.companions.depth(self.settings)(self.picture.rgb)
@@ -230,7 +236,7 @@ class Run:
             blur_guide = to_grid(array, self.grid).to(self.denoiser.device)
         elif self.settings.blur == "rgb":
             blur_guide = to_grid(image, self.grid)
-        judge = self.companions.clip(self.settings).judge(self.prompts) if self.settings.estimator == "clip" else None
+        judge = self.companions.clip(self.settings).judge(self.asked) if self.settings.estimator == "clip" else None
         return Scene(self.denoiser, image, embeddings[:-1], embeddings[-1:], blur_guide, judge, rivals, words)
 
     def __iter__(self) -> Iterator[Step]:
@@ -244,13 +250,24 @@ class Run:
             yield step
 
     def result(self) -> Segmentation:
-        """The masks after the last step that was done, at the picture's own size. Before the first there are none: all zero."""
-        alpha = self.last.alpha if self.last else torch.zeros(len(self.prompts), *self.grid)
+        """The masks after the last step that was done, at the picture's own size; all zero before the first, and for what scores
+        below `Settings.presence`."""
+        alpha = self._placed()
+        with self._timed("score"):
+            score = presence(self.scene.of(self.index), alpha, self.settings).cpu()
+        alpha = alpha.cpu() * (score >= self.settings.presence).view(-1, 1, 1)
         with self._timed("upsampling"):
             full = upsample(alpha, self.picture.rgb, cell=ALPHA_PER_LATENT)
-        with self._timed("score"):
-            score = presence(self.scene, alpha, self.settings)
-        return Segmentation(full, score.cpu().numpy(), self.prompts, self.settings, self.picture, self._record())
+        return Segmentation(full, score.numpy(), self.prompts, self.settings, self.picture, self._record())
+
+    def _placed(self) -> Tensor:
+        """The alphas so far (N, h, w) on the α grid, a prompt each; of those that tell a place, the one thing that stands there."""
+        alphas = self.last.alpha[self.index] if self.last else torch.zeros(len(self.prompts), *self.grid)
+        for i, place in enumerate(self.places):
+            if place is not None:
+                alphas[i], note = places.keep(alphas[i], place, self.settings.threshold)
+                self.notes += [f"{self.prompts[i]}: {note}"] if note else []
+        return alphas
 
     def _record(self) -> dict[str, Any]:
         done, total = self.last.index if self.last else 0, optimize.iterations(self.settings)

@@ -17,14 +17,15 @@ MIDDLE, SLOPE = 2.0, 0.7
 
 @torch.no_grad()
 def evidence_for(scene: Scene, alpha: Tensor, settings: Settings) -> Tensor:
-    """How many standard errors (N,) the prompt's mean error gain inside its alpha (N, h, w) lies above zero, on the thing
+    """How many standard errors (N,) the prompt's mean error gain inside its mask, alpha (N, h, w) > threshold, lies above zero, on the thing
     alone on grey, over `DRAWS` shared draws (the Diffusion Classifier's test, arXiv 2303.16203, in one place)."""
     generator = torch.Generator().manual_seed(settings.seed)
     alpha = alpha.to(scene.image.device)
     latents = scene.denoiser.encode(composite(alpha, scene.image, torch.full((3,), 0.5, device=alpha.device)))
     band = (settings.t_min, settings.t_max)
     t = distill.draw_timesteps(DRAWS, *band, scene.denoiser.timesteps, generator)
-    inside = F.interpolate(alpha[None], size=latents.shape[-2:], mode="area")[0]
+    mask = (alpha > settings.threshold).to(alpha)
+    inside = F.interpolate(mask[None], size=latents.shape[-2:], mode="area")[0]
     counts = []
     for i in range(len(alpha)):
         own, prompt = latents[i : i + 1], scene.embeddings[i : i + 1]

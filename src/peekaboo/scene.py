@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -35,6 +36,11 @@ class Scene:
     judge: Judge | None = None
     rivals: Tensor | None = None
     words: list[list[int]] | None = None
+
+    def of(self, index: Sequence[int]) -> Scene:
+        """The same picture with some of the prompts, in any order, also more than once."""
+        words = self.words and [self.words[i] for i in index]
+        return dataclasses.replace(self, embeddings=self.embeddings[list(index)], words=words)
 
 
 def alpha_grid(denoiser: Denoiser, image_size: Sequence[int]) -> tuple[int, int]:

@@ -83,6 +83,9 @@ class Settings(Checked):
     optimizer, learning_rate: "sgd" or "adam", on the logits (see `optimize.learning_rate` for how the paper's is scaled).
     kernel_size, blur_iterations, sigma_space, sigma_guide: the bilateral blur's.
     threshold: the mask is alpha above it. compete: several prompts share the pixels (softmax with a "none of them" class).
+    presence: what scores less is not there: its mask is empty, its alpha 0. 0 finds everything. See `peekaboo.presence`.
+    places: True reads "the left …", "the second … from the right" off a prompt, asks the model for the rest of it, and keeps the thing
+    that stands there (`peekaboo.places`); False leaves such words to the model.
     seed: of every random draw. The same seed on the same machine gives the same bytes (tested on CPUs; CUDA's kernels need not).
     """
 
@@ -112,6 +115,8 @@ class Settings(Checked):
     clip_model: str = "auto"
     threshold: float = 0.5
     compete: bool = True
+    places: bool = True
+    presence: float = 0.3
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -126,6 +131,7 @@ class Settings(Checked):
         self._check("sigma_guide", self.sigma_guide > 0, "above 0")
         self._check("threshold", 0 < self.threshold < 1, "between 0 and 1")
         self._check("complement", self.complement >= 0, "0 or more")
+        self._check("presence", 0 <= self.presence < 1, "at least 0 and below 1")
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -145,6 +151,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "gravity": 0.05,
         "optimizer": "sgd",
         "learning_rate": 1e-5,
+        "places": False,
+        "presence": 0.0,
     },
 }
 

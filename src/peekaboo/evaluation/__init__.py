@@ -3,6 +3,6 @@
 `peekaboo evaluate` is the door; `peekaboo.evaluation.run.Evaluation` is what it opens. The library never imports this package.
 """
 
-from peekaboo.evaluation.metrics import iou, precisions
+from peekaboo.evaluation.metrics import auroc, false_alarms, iou, precisions
 
-__all__ = ["iou", "precisions"]
+__all__ = ["auroc", "false_alarms", "iou", "precisions"]

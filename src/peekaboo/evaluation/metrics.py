@@ -96,3 +96,19 @@ def mean_class_iou(ious: Mapping[str, float | None], names: Iterable[str]) -> fl
     """The mean over the named classes, of those that occur; 0 where none does."""
     values = [value for name in names if (value := ious.get(name)) is not None]
     return sum(values) / len(values) if values else 0.0
+
+
+def auroc(present: NDArray[Any], absent: NDArray[Any]) -> float:
+    """The area under the ROC curve, in [0, 1]: how often the score of something present is above that of something absent, ties
+    counting half (the Mann-Whitney statistic). present, absent: (N,) and (M,) scores, neither empty."""
+    above = present[:, None] > absent[None]
+    equal = present[:, None] == absent[None]
+    return float(above.mean() + equal.mean() / 2)
+
+
+def false_alarms(present: NDArray[Any], absent: NDArray[Any], recall: float = 0.95) -> tuple[float, float]:
+    """The share of absent things that pass the highest threshold which at least `recall` of the present ones pass (score ≥ threshold),
+    and that threshold."""
+    order = np.sort(present)[::-1]
+    threshold = order[int(np.ceil(recall * len(order))) - 1]
+    return float((absent >= threshold).mean()), float(threshold)

@@ -1,0 +1,107 @@
+"""Is it there, and which one is it? `make bench-answers`. Writes benchmarks/answers.md.
+
+    python benchmarks/answers.py [--samples 60] [--twins 30]
+
+1. Presence: held-out scenes, each asked for a thing that it shows and for one that it does not (drawn among the core names that share
+   no word, synonym or kind with anything shown). AUROC of `score`; the share of absent things that pass at 95 % recall; what the
+   preset's own threshold does; and whether the score is calibrated: the share of present things by score.
+2. Which one: held-out scenes with two of a kind side by side, asked for "the left …" or "the right …". Right is a mask whose IoU with the
+   named one is greater than with the other, and not empty.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import os
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from held_out import Sample, open_pack, samples, twins
+from peekaboo import Peekaboo
+from peekaboo.evaluation import auroc, false_alarms, iou
+
+TABLE = Path(__file__).parent / "answers.md"
+BINS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+
+
+def words(name: str) -> set[str]:
+    """Every word that a concept may be called by."""
+    concept = open_pack("known").concepts[name]
+    return {word for text in (concept.name, *concept.synonyms, *concept.kinds) for word in text.split()}
+
+
+def absent_names(chosen: list[Sample], seed: int = 11) -> list[str]:
+    """For each sample a core name of which it shows nothing."""
+    rng, pool = np.random.default_rng(seed), open_pack("known").core
+    result = []
+    for sample in chosen:
+        shown = {word for name in sample.scene.names for word in words(name)}
+        strangers = [name for name in pool if not words(name) & shown]
+        result.append(strangers[rng.integers(len(strangers))])
+    return result
+
+
+def presence_table(model: Peekaboo, chosen: list[Sample]) -> list[str]:
+    present = [model.segment(s.image, s.prompt) for s in chosen]
+    absent = [model.segment(s.image, name) for s, name in zip(chosen, absent_names(chosen), strict=True)]
+    there = np.array([float(r.score[0]) for r in present])
+    gone = np.array([float(r.score[0]) for r in absent])
+    passed, threshold = false_alarms(there, gone)
+    lines = [
+        f"| {len(chosen)} scenes, one present and one absent prompt each | |",
+        "|---|---|",
+        f"| AUROC of the score | {auroc(there, gone):.3f} |",
+        f"| absent things that pass at 95 % recall | {100 * passed:.0f} % (score ≥ {threshold:.2f}) |",
+        f"| found, of what is there, at the preset's threshold | {100 * np.mean([r.found[0] for r in present]):.0f} % |",
+        f"| found, of what is not there (hallucinated) | {100 * np.mean([r.found[0] for r in absent]):.0f} % |",
+        "",
+        "| score | prompts | of them present |",
+        "|---|---|---|",
+    ]
+    scores, truth = np.concatenate([there, gone]), np.repeat([1, 0], len(chosen))
+    for low, high in pairwise(BINS):
+        inside = (scores >= low) & ((scores < high) | (high == 1.0))
+        share = f"{100 * truth[inside].mean():.0f} %" if inside.any() else "-"
+        lines.append(f"| {low:.1f} to {high:.1f} | {inside.sum()} | {share} |")
+    return lines
+
+
+def twins_table(model: Peekaboo, count: int) -> list[str]:
+    chosen = twins(count)
+    lines = ["| two of a kind, “the left …” or “the right …” | right one | mIoU |", "|---|---|---|"]
+    for title, settings in (
+        ("places read off the prompt (default)", {}),
+        ("left to the model's captions", {"places": False}),
+    ):
+        masks = [model.segment(s.image, s.prompt, presence=0.0, **settings).mask[0] for s in chosen]
+        own = [iou(mask, s.masks[0]) for mask, s in zip(masks, chosen, strict=True)]
+        other = [iou(mask, s.masks[1]) for mask, s in zip(masks, chosen, strict=True)]
+        right = np.mean([a > b for a, b in zip(own, other, strict=True)])
+        lines.append(f"| {title}, {count} scenes | {100 * right:.0f} % | {np.mean(own):.3f} |")
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--samples", type=int, default=60, help="scenes asked for presence; 0 leaves it out")
+    parser.add_argument("--twins", type=int, default=30, help="scenes with two of a kind; 0 leaves it out")
+    options = parser.parse_args()
+    model = Peekaboo.from_pretrained()
+    lines: list[str] = []
+    if options.samples:
+        lines += [*presence_table(model, samples(options.samples, seed=2026)), ""]
+        print("\n".join(lines), flush=True)
+    if options.twins:
+        lines += [*twins_table(model, options.twins), ""]
+    lines.append(
+        f"Bundled model, {os.cpu_count()} cores, {datetime.date.today()}. Scenes of two and three held-out objects, 256 px."
+    )
+    print("\n".join(lines))
+    TABLE.write_text("\n".join([*lines, ""]))
+
+
+if __name__ == "__main__":
+    main()

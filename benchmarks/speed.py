@@ -1,0 +1,190 @@
+"""Speed at equal quality: `make bench-speed`. Writes benchmarks/speed.md and docs/speed.png.
+
+    python benchmarks/speed.py [--samples 12] [--seeds 5] [--sd cpu|cuda]
+
+1. On held-out scenes, the bundled model, one run: mIoU, seconds and network passes of each preset; `paper` also with the best of the
+   published gravities picked per image by looking at the answer; how long `default` takes to reach `paper`'s final mIoU; and how much
+   a sample's IoU differs between seeds.
+2. At Stable Diffusion's size (the architecture of SD 1.5, random weights): the exact FLOPs an image, counted, and with --sd the seconds.
+
+IoU here is that of alpha > ½, bilinearly enlarged, so that every step of a run can be scored alike; seconds are from the call to that
+step, without upsampling and score (the column "whole run" has them).
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import os
+import platform
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from held_out import ROOT, Sample, samples
+from peekaboo import Peekaboo, Settings, preset
+from peekaboo.evaluation import iou
+from sd_size import flops_table, timed_table
+
+TABLE, PLOT = Path(__file__).parent / "speed.md", ROOT / "docs" / "speed.png"
+GRAVITIES = (0.01, 0.05, 0.1, 0.15)
+"""What the paper tunes over, per prompt; .05 is the published one."""
+
+
+class Counting:
+    """A denoiser that counts what is asked of it: latents denoised, pictures encoded, and encoded with a gradient."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+        self.denoised = self.encoded = self.differentiated = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        self.encoded += len(images)
+        self.differentiated += len(images) * images.requires_grad
+        return self.inner.encode(images)
+
+    def predict(self, noisy: torch.Tensor, t: torch.Tensor, embeddings: torch.Tensor) -> torch.Tensor:
+        self.denoised += len(noisy)
+        return self.inner.predict(noisy, t, embeddings)
+
+
+@dataclass
+class Trace:
+    """One method on all samples: IoU (samples, steps), seconds (samples, steps), those of the whole run, and mean passes."""
+
+    iou: np.ndarray
+    seconds: np.ndarray
+    whole: float
+    passes: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def final(self) -> float:
+        return float(self.iou[:, -1].mean())
+
+    def reaches(self, quality: float) -> float | None:
+        """Mean seconds to the first step whose mIoU is `quality`; None if there is none."""
+        there = np.flatnonzero(self.iou.mean(axis=0) >= quality)
+        return float(self.seconds[:, there[0]].mean()) if len(there) else None
+
+
+def trace(pipe: Any, settings: Settings, chosen: list[Sample]) -> Trace:
+    counter = Counting(Peekaboo(pipe).denoiser)
+    model = Peekaboo(counter)
+    scores, seconds, whole = [], [], 0.0
+    for sample in chosen:
+        clock = time.perf_counter()
+        run = model.start(sample.image, sample.prompt, preset=settings)
+        alphas, times = [], []
+        for step in run:
+            alphas.append(step.alpha)
+            times.append(time.perf_counter() - clock)
+        run.result()
+        whole += time.perf_counter() - clock
+        scores.append([grid_iou(alpha, sample.truth) for alpha in alphas])
+        seconds.append(times)
+    n = len(chosen)
+    passes = {"UNet": counter.denoised / n, "VAE": counter.encoded / n, "VAE backward": counter.differentiated / n}
+    return Trace(np.array(scores), np.array(seconds), whole / n, passes)
+
+
+def grid_iou(alpha: torch.Tensor, truth: np.ndarray) -> float:
+    large = F.interpolate(alpha[None].float(), size=truth.shape, mode="bilinear", align_corners=False)[0, 0]
+    return iou(large.numpy() > 0.5, truth)
+
+
+def spread_of_seeds(pipe: Any, settings: Settings, chosen: list[Sample], seeds: int) -> float:
+    """Over `seeds` seeds: the standard deviation of a sample's IoU, the mean over samples."""
+    runs = [trace(pipe, settings.with_changes(seed=seed), chosen).iou[:, -1] for seed in range(seeds)]
+    return float(np.std(runs, axis=0, ddof=1).mean())
+
+
+def compare(pipe: Any, chosen: list[Sample]) -> tuple[list[str], dict[str, Trace]]:
+    """The table of the presets, and their traces."""
+    traces = {"paper": trace(pipe, preset("paper"), chosen)}
+    others = [trace(pipe, preset("paper", gravity=g), chosen) for g in GRAVITIES if g != 0.05]
+    best = np.max([t.iou[:, -1] for t in (traces["paper"], *others)], axis=0).mean()
+    traces |= {name: trace(pipe, preset(name), chosen) for name in ("draft", "default")}
+    target = traces["paper"].final
+    paper = traces["paper"].whole
+    lines = [
+        f"| {len(chosen)} scenes | mIoU | whole run, s | times faster | s to `paper`'s mIoU | times faster | UNet passes | VAE passes | of them backward |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, t in traces.items():
+        reached = t.reaches(target)
+        passes = " | ".join(f"{value:.0f}" for value in t.passes.values())
+        there = f"{reached:.2f} | {traces['paper'].seconds[:, -1].mean() / reached:.1f}" if reached else "never | "
+        lines.append(f"| `{name}` | {t.final:.3f} | {t.whole:.2f} | {paper / t.whole:.1f} | {there} | {passes} |")
+    lines.insert(
+        3, f"| `paper`, best gravity an image | {best:.3f} | {paper * len(GRAVITIES):.2f} (all of them) | | | | | | |"
+    )
+    return lines, traces
+
+
+def draw(traces: dict[str, Trace]) -> None:
+    """mIoU against seconds, a curve a preset."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    for name, t in traces.items():
+        axes.plot(t.seconds.mean(axis=0), t.iou.mean(axis=0), marker="o" if t.iou.shape[1] < 30 else None, label=name)
+    axes.set(xscale="log", xlabel="seconds", ylabel="mIoU", title="Held-out scenes, bundled model")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(PLOT, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--samples", type=int, default=12, help="held-out scenes; 0 leaves part 1 out")
+    parser.add_argument("--seeds", type=int, default=5, help="for the spread between seeds; 0 leaves it out")
+    parser.add_argument("--sd", choices=("cpu", "cuda"), help="also time Stable Diffusion's architecture there")
+    parser.add_argument("--sd-side", type=int, help="pixels; 512 on cuda, 128 on cpu unless given")
+    options = parser.parse_args()
+    lines: list[str] = []
+
+    def tell(*more: str) -> None:
+        lines.extend(more)
+        print(*more, sep="\n", flush=True)
+
+    from peekaboo.denoisers import load_pipeline
+
+    pipe = load_pipeline()
+    chosen = samples(max(options.samples, 1))
+    trace(pipe, preset("draft"), chosen[:1])  # warm the caches up
+    if options.samples:
+        table, traces = compare(pipe, chosen)
+        tell(*table)
+        draw(traces)
+    if options.samples and options.seeds:
+        for name in ("default", "draft"):
+            spread = spread_of_seeds(pipe, preset(name), chosen, options.seeds)
+            tell(
+                "",
+                f"Five seeds, `{name}`: standard deviation of a sample's IoU {spread:.3f} (mean over samples)."
+                if options.seeds == 5
+                else f"{options.seeds} seeds, `{name}`: {spread:.3f}.",
+            )
+    passes = {name: trace(pipe, preset(name), chosen[:1]).passes for name in ("draft", "default")}
+    passes["paper"] = {"UNet": 400.0, "VAE": 200.0 + 1, "VAE backward": 200.0}
+    tell("", *flops_table(passes))
+    if options.sd:
+        tell("", *timed_table(options.sd, options.sd_side or (512 if options.sd == "cuda" else 128)))
+    note = f"{platform.machine()}, {os.cpu_count()} cores, PyTorch {torch.__version__}, {datetime.date.today()}."
+    tell("", note)
+    TABLE.write_text("\n".join([*lines, ""]))
+
+
+if __name__ == "__main__":
+    main()
