@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test check lint types bench-quality bench-samples bench-generate bench-photographs bench-speed bench-answers clean
+.PHONY: demo test check lint types bench-quality bench-samples bench-generate bench-photographs bench-speed bench-answers bench-levers clean
 
 demo: $(VENV)/.package
 	$(BIN)/python examples/demo.py
@@ -26,6 +26,9 @@ bench-quality: $(VENV)/.training
 
 bench-speed: $(VENV)/.training
 	$(BIN)/python benchmarks/speed.py
+
+bench-levers: $(VENV)/.training
+	$(BIN)/python benchmarks/levers.py
 
 bench-answers: $(VENV)/.training
 	$(BIN)/python benchmarks/answers.py

@@ -43,11 +43,11 @@ class Sample:
 
 
 @cache
-def open_pack(styles: str) -> Pack:
+def open_pack(styles: str, split: str = "test") -> Pack:
     path = cache_folder() / "data.npz"
     if not path.exists():
         raise SystemExit(f"There is no {path}; make it with `make -C training data`.")
-    return Pack(path, "test", styles)
+    return Pack(path, split, styles)
 
 
 def samples(
@@ -57,6 +57,7 @@ def samples(
     objects: tuple[int, ...] = (2, 3),
     names: str = "core",
     styles: str = "known",
+    split: str = "test",
 ) -> list[Sample]:
     """`count` samples, one named object each: the tiers in turn, then the numbers of objects in turn.
 
@@ -68,8 +69,9 @@ def samples(
         names: "core" for the names of training/concepts.py, "all" for every name.
         styles: "known" for held-out drawings of the icon sets that training has seen, and held-out photographs; "unseen"
             for the drawings of a set that it has never seen.
+        split: "train" for new compositions of what training has seen: what settings are tuned on, never reported as quality.
     """
-    pack, cfg = open_pack(styles), Config()
+    pack, cfg = open_pack("all" if split == "train" else styles, split), Config()
     rng = np.random.default_rng(seed)
     pool = pack.core if names == "core" else pack.names
     result: list[Sample] = []

@@ -21,7 +21,7 @@ RIVALS = (
 """Everyday names, of many kinds, that any text-to-image model knows."""
 
 
-ATTENTION_DRAWS, ATTENTION_BAND = 8, (0.05, 0.4)
+ATTENTION_DRAWS, ATTENTION_BAND = 4, (0.05, 0.4)
 """Noised versions, of the picture and of its mirror image, whose attention is read, and their timesteps: little noise, since
 what is read is where things are."""
 

@@ -66,10 +66,7 @@ def score_loss(
     noise = distill.draw_noise(settings.draws, latents, generator)
     prompts = len(scene.embeddings)
     embeddings = scene.embeddings.repeat(len(composites) // prompts, 1, 1)
-    null = scene.null
-    if scene.rivals is not None and settings.estimator == "csd":
-        null = scene.rivals[torch.randint(len(scene.rivals), (settings.draws,), generator=generator).to(null.device)]
-    predictions = distill.predict(scene.denoiser, latents, embeddings, null, t, noise)
+    predictions = distill.predict(scene.denoiser, latents, embeddings, scene.null, t, noise)
     if settings.estimator == "csd":
         score = distill.csd(predictions)
     else:

@@ -92,11 +92,11 @@ class Settings(Checked):
     preset: str = "default"
     alpha: Alpha = "raster"
     blur: Blur = "rgb"
-    warm_start: int = 24
+    warm_start: int = 12
     rivals: bool = True
     pooling: float = 0.17
     cut: float = 0.33
-    steps: int = 12
+    steps: int = 4
     draws: int = 2
     estimator: Estimator = "csd"
     complement: float = 0.0
@@ -106,7 +106,7 @@ class Settings(Checked):
     guidance_scale: float = 100.0
     gravity: float = 0.0
     optimizer: Optimizer = "adam"
-    learning_rate: float = 0.15
+    learning_rate: float = 0.25
     kernel_size: int = 3
     blur_iterations: int = 40
     sigma_space: float = 5.0
@@ -137,7 +137,7 @@ class Settings(Checked):
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     # a quick look: the forward-only map alone
-    "draft": {"warm_start": 12, "steps": 0},
+    "draft": {"steps": 0},
     # arXiv 2211.13224: 200 iterations of SGD from an undecided mask, one (t, noise) each, gravity
     "paper": {
         "warm_start": 0,
