@@ -82,3 +82,11 @@ def test_beside_the_result_memory_does_not_grow_with_the_picture():
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 1.2 * 2 * 4 * 1500 * 2000  # the result alone
+
+
+def test_alphas_that_share_the_pixels_still_share_them():
+    rgb, _ = disc(96)
+    grid = torch.softmax(4 * torch.randn(4, 24, 24, generator=torch.Generator().manual_seed(0)), dim=0)
+    assert upsample(grid[:3], rgb, cell=4.0).sum(axis=0).max() <= 1 + 1e-5
+    twice = upsample(torch.ones(2, 24, 24), rgb, cell=4.0)
+    np.testing.assert_allclose(twice, 1, atol=1e-3)  # those that do not compete are left alone

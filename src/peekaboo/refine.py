@@ -72,10 +72,12 @@ def upsample(alpha: Tensor, rgb: NDArray[np.uint8], cell: float, eps: float = 1e
     rgb: HWC uint8, the guide. cell: the side of the area, in α pixels, within which an edge may be moved to one of the
     picture; where alpha is unsure, four times that. eps: the variance of the guide, in [0, 1]², under which it counts as flat.
 
-    Beside the result, memory is bounded: strips, and maps of `FINENESS`² pixels per α pixel.
+    Alphas that nowhere add up to more than one still do not. Beside the result, memory is bounded: strips, and maps of
+    `FINENESS`² pixels per α pixel.
     """
     height, width = rgb.shape[:2]
     alpha = alpha.detach().float().cpu()
+    shared = bool(alpha.sum(dim=0).max() < 1 + 1e-4)
     grid = tuple(alpha.shape[-2:])
     alpha = settled(alpha, _guide(rgb, grid), round(2 * cell), eps)
     work = (min(height, FINENESS * grid[0]), min(width, FINENESS * grid[1]))
@@ -89,9 +91,12 @@ def upsample(alpha: Tensor, rgb: NDArray[np.uint8], cell: float, eps: float = 1e
     for top in range(0, height, rows):
         bottom = min(top + rows, height)
         guide = torch.from_numpy(rgb[top:bottom]).permute(2, 0, 1).float() / 255
+        part = result[:, top:bottom]
         for index in range(len(alpha)):
-            part = strip(coefficients[index], (height, width), top, bottom)
-            result[index, top:bottom] = apply(part[None], guide)[0].clamp(0, 1).numpy()
+            local = strip(coefficients[index], (height, width), top, bottom)
+            part[index] = apply(local[None], guide)[0].clamp(0, 1).numpy()
+        if shared and len(alpha) > 1:
+            part /= np.maximum(part.sum(axis=0), 1)
     return result
 
 
