@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test check lint types bench-quality bench-samples bench-generate bench-photographs bench-speed bench-answers bench-levers clean
+.PHONY: demo test check lint types bench-quality bench-samples bench-generate bench-photographs bench-speed bench-answers bench-levers bench-edges bench-growth clean
 
 demo: $(VENV)/.package
 	$(BIN)/python examples/demo.py
@@ -38,6 +38,12 @@ bench-samples: $(VENV)/.training
 
 bench-generate: $(VENV)/.training
 	$(BIN)/python benchmarks/generate.py
+
+bench-edges: $(VENV)/.training
+	$(BIN)/python benchmarks/edges.py
+
+bench-growth: $(VENV)/.training
+	$(BIN)/python benchmarks/growth.py
 
 # COCO names a folder with images/ and instances.json
 bench-photographs: $(VENV)/.package

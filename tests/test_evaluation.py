@@ -7,7 +7,17 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from peekaboo.evaluation import iou, precisions
-from peekaboo.evaluation.metrics import Overlap, class_ious, figures, mean_class_iou, overlap
+from peekaboo.evaluation.metrics import (
+    Overlap,
+    boundary,
+    boundary_f,
+    class_ious,
+    figures,
+    mean_class_iou,
+    mse,
+    overlap,
+    sad,
+)
 
 masks = hnp.arrays(np.bool_, (5, 7))
 
@@ -65,3 +75,48 @@ def test_class_iou_is_of_the_whole_set_not_the_mean_of_pictures():
     assert mean_class_iou(ious, ["cat", "dog"]) == 0.91
     assert mean_class_iou(ious, ious) == pytest.approx((90 / 99 + 0.91) / 2)
     assert mean_class_iou(ious, ["dog"]) == 0
+
+
+def half(column: int) -> np.ndarray:
+    """A 60 × 80 mask, its diagonal 100, of all that lies left of a column."""
+    mask = np.zeros((60, 80), bool)
+    mask[:, :column] = True
+    return mask
+
+
+def test_a_boundary_is_where_the_mask_changes_and_not_the_pictures_frame():
+    assert np.argwhere(boundary(half(10))).tolist() == [[row, 9] for row in range(60)]
+    assert not boundary(np.ones((5, 5), bool)).any()
+
+
+@pytest.mark.parametrize(("off", "expected"), [(0, 1.0), (3, 1.0), (-3, 1.0), (4, 0.0)])
+def test_a_boundary_counts_within_the_tolerance_and_not_beyond(off, expected):
+    assert boundary_f(half(30 + off), half(30), tolerance=0.03) == expected
+
+
+def test_the_boundary_measure_is_the_harmonic_mean_of_precision_and_recall():
+    stripe = half(60) & ~half(30)  # one of its two sides is the true one
+    assert boundary_f(stripe, half(30), tolerance=0.01) == pytest.approx(2 * 0.5 * 1 / 1.5)
+    assert boundary_f(half(30), stripe, tolerance=0.01) == pytest.approx(2 * 1 * 0.5 / 1.5)
+
+
+def test_the_boundary_measure_without_a_boundary():
+    nothing = np.zeros((60, 80), bool)
+    assert boundary_f(nothing, nothing) == 1.0
+    assert boundary_f(nothing, ~nothing) == 1.0
+    assert boundary_f(half(30), nothing) == 0.0
+
+
+@given(masks, masks)
+def test_the_boundary_measure_is_symmetric_and_in_range(a, b):
+    assert 0 <= boundary_f(a, b) == boundary_f(b, a) <= 1
+    assert boundary_f(a, a) == 1.0
+
+
+def test_matting_errors_by_hand():
+    truth = np.zeros((100, 100))
+    alpha = truth.copy()
+    alpha[:20] = 0.5
+    assert sad(alpha, truth) == pytest.approx(1.0)
+    assert mse(alpha, truth) == pytest.approx(0.05)
+    assert sad(truth, truth) == mse(truth, truth) == 0.0

@@ -145,3 +145,18 @@ def test_the_package_imports_lazily():
     assert len(peekaboo.__all__) <= 10
     with pytest.raises(AttributeError):
         _ = peekaboo.nothing
+
+
+def test_the_same_prompts_are_encoded_once_while_that_is_asked_for_and_not_after(model, picture, monkeypatch):
+    calls = []
+    encode = model.denoiser.encode_prompt
+    monkeypatch.setattr(model.denoiser, "encode_prompt", lambda prompts: calls.append(prompts) or encode(prompts))
+    alone = model.segment(picture, "red", preset="draft")
+    once = len(calls)
+    with model.same_prompts():
+        results = [model.segment(picture, "red", preset="draft") for _ in range(3)]
+        assert len(calls) == 2 * once
+    for result in results:
+        np.testing.assert_array_equal(result.alpha, alone.alpha)
+    model.segment(picture, "red", preset="draft")
+    assert len(calls) == 3 * once

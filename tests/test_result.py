@@ -36,9 +36,11 @@ def test_mask_and_found_follow_the_threshold(result):
 
 
 def test_cutout_is_the_picture_with_straight_alpha(result):
-    cutout = np.asarray(result.cutout(0))
-    np.testing.assert_array_equal(cutout[..., :3], result.picture.rgb)
-    np.testing.assert_array_equal(cutout[..., 3], np.round(result.alpha[0] * 255))
+    for cutout in (result.cutout(0), result.cutout(0, decontaminate=False)):
+        np.testing.assert_array_equal(np.asarray(cutout)[..., 3], np.round(result.alpha[0] * 255))
+    np.testing.assert_array_equal(np.asarray(cutout)[..., :3], result.picture.rgb)
+    opaque = np.asarray(result.cutout(1))
+    np.testing.assert_array_equal(opaque[20:, :, :3], result.picture.rgb[20:])
 
 
 def test_cutout_keeps_what_was_transparent_transparent(result):

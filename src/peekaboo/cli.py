@@ -121,7 +121,7 @@ def segment(
         report.error(str(error))
         raise typer.Exit(WRONG_USAGE) from None
     failed = 0
-    for job in work:
+    for job in jobs.in_turn(loaded, work):
         try:
             run = loaded.start(job.image, prompts, preset=settings, guide=guide, profile=profile)
             frames = jobs.Frames(run) if timelapse else None

@@ -9,7 +9,7 @@ import os
 import re
 import unicodedata
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -43,15 +43,18 @@ def distinct(names: Iterable[str]) -> list[str]:
     return result
 
 
-def write_all(files: Mapping[Path, bytes]) -> None:
-    """Write all the files or none: each is written beside its place, and renamed into it when all are. Raises OutputError."""
+def write_all(files: Mapping[Path, bytes | Callable[[], bytes]]) -> None:
+    """Write all the files or none: each is written beside its place, and renamed into it when all are. Raises OutputError.
+
+    What is given as a function is made when its turn comes, so that large files are not all in memory at once.
+    """
     partials: dict[Path, Path] = {}
     path = Path()
     try:
         for path, data in files.items():
             path.parent.mkdir(parents=True, exist_ok=True)
             partials[path] = path.with_name(f".{uuid.uuid4().hex[:8]}.partial")
-            partials[path].write_bytes(data)
+            partials[path].write_bytes(data() if callable(data) else data)
         for path, partial in partials.items():
             os.replace(partial, path)
     except OSError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from peekaboo.files import check_writable, distinct, image_bytes, write_all
 from peekaboo.generate import Draft
 from peekaboo.images import SUFFIXES
 from peekaboo.optimize import Step
-from peekaboo.pipeline import Run, check_prompts
+from peekaboo.pipeline import Peekaboo, Run, check_prompts
 from peekaboo.result import Segmentation, check_transparent
 from peekaboo.rgba import checkerboard, on, to_image
 from peekaboo.settings import GenerateSettings, Settings, generate_preset, preset, variant_changes
@@ -48,6 +48,12 @@ def expand(patterns: Sequence[str], out: Path) -> list[Job]:
     unique = list(dict.fromkeys(paths))
     names = distinct(path.stem for path in unique)
     return [Job(path, out / name) for path, name in zip(unique, names, strict=True)]
+
+
+def in_turn(model: Peekaboo, work: Iterable[Job]) -> Iterator[Job]:
+    """The jobs one by one; their prompts, which are the same for all, are encoded once."""
+    with model.same_prompts():
+        yield from work
 
 
 def _matches(pattern: str) -> list[Path]:

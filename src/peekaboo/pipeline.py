@@ -6,7 +6,7 @@ import platform
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import peekaboo
 from peekaboo import attention, evidence, generate, optimize, places
 from peekaboo.companions import Companions
 from peekaboo.denoisers import BUNDLED, Denoiser, adapt, bundled_folder, load_pipeline
+from peekaboo.denoisers.base import RememberingDenoiser
 from peekaboo.errors import PromptError, SettingsError
 from peekaboo.generate import Draft
 from peekaboo.guides import GuideLike, read_guide
@@ -59,6 +60,17 @@ class Peekaboo:
         the device. Raises ModelError.
         """
         return cls(load_pipeline(name, device, dtype))
+
+    @contextmanager
+    def same_prompts(self) -> Iterator[None]:
+        """Meanwhile, the same prompts are encoded once: for many pictures in a row. Nothing is remembered afterwards, and nothing
+        may be loaded into the model (LoRA, textual inversion) meanwhile."""
+        inner = self.denoiser
+        self.denoiser = RememberingDenoiser(inner)
+        try:
+            yield
+        finally:
+            self.denoiser = inner
 
     def start(
         self,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,13 @@ from PIL.PngImagePlugin import PngInfo
 
 from peekaboo.errors import OutputError
 from peekaboo.files import distinct, image_bytes, json_bytes, slug, write_all
+from peekaboo.foreground import foreground
 from peekaboo.images import Picture
 from peekaboo.settings import GenerateSettings, Settings
 
 COLOURS = ((255, 64, 64), (64, 160, 255), (72, 208, 96), (255, 176, 32), (200, 96, 255), (0, 208, 208))
+KINDS = ("alpha", "mask", "cutout", "overlay")
+"""The pictures that `Segmentation.save` writes for each prompt."""
 
 
 @dataclass(frozen=True)
@@ -47,24 +51,31 @@ class Segmentation:
         found: NDArray[np.bool_] = self.mask.any(axis=(1, 2))  # type: ignore[assignment]
         return found
 
-    def cutout(self, index: int = 0) -> Image.Image:
-        """The thing alone, RGBA with straight alpha, at the picture's own size; what was transparent stays so."""
+    def cutout(self, index: int = 0, decontaminate: bool = True) -> Image.Image:
+        """The thing alone, RGBA with straight alpha, at the picture's own size; what was transparent stays so.
+
+        decontaminate: True (the default) takes the old background's colours out of what is half transparent, so that there is no
+        halo on another (`foreground.foreground`); False keeps the picture's colours everywhere.
+        """
         alpha = self.alpha[index]
         if self.picture.opacity is not None:
             alpha = alpha * (self.picture.opacity.astype(np.float32) / 255)
-        return Image.fromarray(np.dstack([self.picture.rgb, _eight_bits(alpha)]))
+        opacity = _eight_bits(alpha)
+        image = Image.fromarray(foreground(self.picture.rgb, opacity) if decontaminate else self.picture.rgb)
+        image.putalpha(Image.fromarray(opacity))
+        return image
 
     def overlay(self) -> Image.Image:
         """The picture with each mask tinted in its own colour and outlined, the rest greyed, RGB."""
-        rgb = self.picture.rgb
-        image = Image.fromarray(rgb)
+        image = Image.fromarray(self.picture.rgb)
         grey = image.convert("L").point(lambda value: 0.5 * value + 90)
-        canvas = np.array(Image.blend(image, Image.merge("RGB", [grey] * 3), 0.65))
-        for index, mask in enumerate(self.mask):
-            colour = np.array(COLOURS[index % len(COLOURS)], np.float32)
-            canvas[mask] = 0.72 * rgb[mask] + 0.28 * colour
-            canvas[_outline(mask)] = colour
-        return Image.fromarray(canvas)
+        canvas = Image.blend(image, Image.merge("RGB", [grey] * 3), 0.65)
+        for index in range(len(self.alpha)):
+            mask, colour = self._mask(index), COLOURS[index % len(COLOURS)]
+            tinted = Image.blend(image, Image.new("RGB", image.size, colour), 0.28)
+            canvas.paste(tinted, mask=Image.fromarray(mask))
+            canvas.paste(colour, (0, 0, *image.size), Image.fromarray(_outline(mask)))
+        return canvas
 
     def to_coco(self, image_id: int = 0, first_id: int = 1) -> dict[str, Any]:
         """COCO's layout: images, categories (the prompts), and an annotation with uncompressed RLE per found prompt."""
@@ -97,30 +108,39 @@ class Segmentation:
         extra: more files by name, written with them. Returns the run record, as written. Raises OutputError.
         """
         folder = Path(folder)
-        files = {folder / name: data for name, data in (extra or {}).items()}
+        files: dict[Path, bytes | Callable[[], bytes]] = {folder / name: data for name, data in (extra or {}).items()}
         results = []
-        masks = self.mask
         for index, name in enumerate(distinct(slug(prompt) for prompt in self.prompts)):
-            images = {
-                "alpha": Image.fromarray(_eight_bits(self.alpha[index])),
-                "mask": Image.fromarray(_eight_bits(masks[index])),
-                "cutout": self.cutout(index),
-                "overlay": self._alone(index).overlay(),
-            }
-            for kind, image in images.items():
-                files[folder / name / f"{kind}.png"] = image_bytes(image, ".png", compress_level=3)
+            mask = self._mask(index)
+            for kind in KINDS:
+                files[folder / name / f"{kind}.png"] = partial(self._png, index, kind)
             results.append(
                 {
                     "prompt": self.prompts[index],
-                    "found": bool(masks[index].any()),
+                    "found": bool(mask.any()),
                     "score": round(float(self.score[index]), 4),
-                    "area": round(float(masks[index].mean()), 6),
-                    "files": {kind: f"{name}/{kind}.png" for kind in images},
+                    "area": round(float(mask.mean()), 6),
+                    "files": {kind: f"{name}/{kind}.png" for kind in KINDS},
                 }
             )
         record = {**self.record, "results": results, "settings": self.settings.as_dict()}
         write_all({**files, folder / "run.json": json_bytes(record)})
         return record
+
+    def _mask(self, index: int) -> NDArray[np.bool_]:
+        """One prompt's mask (H, W): `mask` holds all of them, which large pictures should not need at once."""
+        mask: NDArray[np.bool_] = self.alpha[index] > self.settings.threshold
+        return mask
+
+    def _png(self, index: int, kind: str) -> bytes:
+        """The file of one prompt: see `KINDS`."""
+        if kind == "alpha":
+            image = Image.fromarray(_eight_bits(self.alpha[index]))
+        elif kind == "mask":
+            image = Image.fromarray(self._mask(index)).convert("L")
+        else:
+            image = self.cutout(index) if kind == "cutout" else self._alone(index).overlay()
+        return image_bytes(image, ".png", compress_level=3)
 
     def _alone(self, index: int) -> Segmentation:
         one = slice(index, index + 1)
@@ -175,8 +195,10 @@ def run_lengths(mask: NDArray[np.bool_]) -> dict[str, Any]:
     return {"counts": counts, "size": list(mask.shape)}
 
 
-def _eight_bits(alpha: NDArray[Any]) -> NDArray[np.uint8]:
-    return np.round(np.asarray(alpha, np.float32) * 255).astype(np.uint8)
+def _eight_bits(alpha: NDArray[np.float32]) -> NDArray[np.uint8]:
+    scaled = alpha * np.float32(255)
+    np.rint(scaled, out=scaled)
+    return scaled.astype(np.uint8)
 
 
 def _outline(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:

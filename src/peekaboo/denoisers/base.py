@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -50,6 +51,30 @@ class Denoiser(Protocol):
     def predict(self, noisy: Tensor, t: Tensor, embeddings: Tensor) -> Tensor:
         """The predicted noise ε̂ (B, C, h, w), whatever the network itself predicts. Carries no gradient."""
         ...
+
+
+class RememberingDenoiser:
+    """A `Denoiser` that encodes the same prompts once, for as long as it lives: whoever makes it sees to it that no LoRA and no
+    token is loaded into the model meanwhile. It keeps the last `LIMIT` calls."""
+
+    LIMIT = 8
+
+    def __init__(self, inner: Denoiser) -> None:
+        self._inner = inner
+        self._known: OrderedDict[tuple[str, ...], Tensor] = OrderedDict()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def encode_prompt(self, prompts: Sequence[str]) -> Tensor:
+        """See `Denoiser`."""
+        key = tuple(prompts)
+        if key not in self._known:
+            self._known[key] = self._inner.encode_prompt(prompts)
+            if len(self._known) > self.LIMIT:
+                self._known.popitem(last=False)
+        self._known.move_to_end(key)
+        return self._known[key]
 
 
 def adapt(pipe: Any) -> Denoiser:

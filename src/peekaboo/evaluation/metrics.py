@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,8 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from peekaboo.errors import MissingExtraError
+
 THRESHOLDS = (0.2, 0.4, 0.6, 0.8)
 """The k of Prec@k in the paper's tables."""
+TOLERANCE = 0.008
+"""How far off a boundary pixel may lie, as a share of the picture's diagonal: DAVIS's."""
 
 
 def overlap(mask: NDArray[np.bool_], truth: NDArray[np.bool_], valid: NDArray[np.bool_] | None = None) -> Overlap:
@@ -112,3 +117,49 @@ def false_alarms(present: NDArray[Any], absent: NDArray[Any], recall: float = 0.
     order = np.sort(present)[::-1]
     threshold = order[int(np.ceil(recall * len(order))) - 1]
     return float((absent >= threshold).mean()), float(threshold)
+
+
+def boundary(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The boundary pixels of an (H, W) mask: those that differ from the pixel to the right, below, or to the lower right. The
+    picture's own frame is no boundary."""
+    edge = np.zeros_like(mask)
+    edge[:, :-1] |= mask[:, :-1] ^ mask[:, 1:]
+    edge[:-1] |= mask[:-1] ^ mask[1:]
+    edge[:-1, :-1] |= mask[:-1, :-1] ^ mask[1:, 1:]
+    return edge
+
+
+def boundary_f(mask: NDArray[np.bool_], truth: NDArray[np.bool_], tolerance: float = TOLERANCE) -> float:
+    r"""The contour measure F of two (H, W) masks, in [0, 1] (Perazzi et al., "A Benchmark Dataset and Evaluation Methodology for
+    Video Object Segmentation", CVPR 2016; after Martin et al., PAMI 2004).
+
+    :math:`F = 2PR / (P + R)`, where P is the share of the mask's boundary pixels that have one of the true boundary within
+    :math:`⌈t · diagonal⌉` pixels (Euclidean), and R the same the other way round; as in DAVIS's code for it, pixels are
+    matched by dilation, not one to one. 1 where neither mask has a boundary, 0 where one alone has.
+
+    tolerance: t. Raises MissingExtraError without SciPy.
+    """
+    try:
+        from scipy.ndimage import distance_transform_edt
+    except ImportError:
+        raise MissingExtraError(
+            "The boundary measure needs SciPy; install it with `pip install 'peekaboo-segmentation[training]'`."
+        ) from None
+    ours, true = boundary(mask), boundary(truth)
+    if not ours.any() or not true.any():
+        return float(ours.any() == true.any())
+    reach = math.ceil(tolerance * math.hypot(*mask.shape))
+    precision = (distance_transform_edt(~true)[ours] <= reach).mean()
+    recall = (distance_transform_edt(~ours)[true] <= reach).mean()
+    return float(2 * precision * recall / (precision + recall)) if precision + recall else 0.0
+
+
+def sad(alpha: NDArray[Any], truth: NDArray[Any]) -> float:
+    """Matting's sum of absolute differences Σ|α − α*| of two (H, W) alphas in [0, 1], in thousands of pixels, over the whole
+    picture (Rhemann et al., "A Perceptually Motivated Online Benchmark for Image Matting", CVPR 2009)."""
+    return float(np.abs(np.asarray(alpha, np.float64) - truth).sum() / 1000)
+
+
+def mse(alpha: NDArray[Any], truth: NDArray[Any]) -> float:
+    """Matting's mean squared error, the mean of (α − α*)² over the whole picture, of two (H, W) alphas in [0, 1]."""
+    return float(np.square(np.asarray(alpha, np.float64) - truth).mean())
