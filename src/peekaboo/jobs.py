@@ -128,9 +128,16 @@ def with_depth(settings: Settings, variant_named: bool, depth: Path, guide: Path
 
 def save(job: Job, result: Segmentation, frames: Frames | None) -> dict[str, Any]:
     """Write everything of one picture, and return its run record."""
-    result.record["image"] = str(job.image)
+    files, record = encode(job.image, result, frames)
+    write_all({job.folder / name: data for name, data in files.items()})
+    return record
+
+
+def encode(image: Path, result: Segmentation, frames: Frames | None) -> tuple[dict[str, bytes], dict[str, Any]]:
+    """All files of one picture's results, by name inside its folder, and its run record, which is one of them."""
+    result.record["image"] = str(image)
     movie = frames.movie() if frames is not None else None
-    return result.save(job.folder, {"timelapse.webp": movie} if movie else None)
+    return result.files({"timelapse.webp": movie} if movie else None)
 
 
 def explain(image: Path, error: BaseException) -> str:

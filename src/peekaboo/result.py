@@ -96,8 +96,13 @@ class Segmentation:
 
         extra: more files by name, written with them. Returns the run record, as written. Raises OutputError.
         """
-        folder = Path(folder)
-        files = {folder / name: data for name, data in (extra or {}).items()}
+        files, record = self.files(extra)
+        write_all({Path(folder) / name: data for name, data in files.items()})
+        return record
+
+    def files(self, extra: Mapping[str, bytes] | None = None) -> tuple[dict[str, bytes], dict[str, Any]]:
+        """What `save` writes, by name inside its folder, run.json last; and the run record, which that holds."""
+        files = dict(extra or {})
         results = []
         masks = self.mask
         for index, name in enumerate(distinct(slug(prompt) for prompt in self.prompts)):
@@ -108,7 +113,7 @@ class Segmentation:
                 "overlay": self._alone(index).overlay(),
             }
             for kind, image in images.items():
-                files[folder / name / f"{kind}.png"] = image_bytes(image, ".png", compress_level=3)
+                files[f"{name}/{kind}.png"] = image_bytes(image, ".png", compress_level=3)
             results.append(
                 {
                     "prompt": self.prompts[index],
@@ -119,8 +124,7 @@ class Segmentation:
                 }
             )
         record = {**self.record, "results": results, "settings": self.settings.as_dict()}
-        write_all({**files, folder / "run.json": json_bytes(record)})
-        return record
+        return {**files, "run.json": json_bytes(record)}, record
 
     def _alone(self, index: int) -> Segmentation:
         one = slice(index, index + 1)
