@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test check lint types bench-quality bench-samples bench-generate bench-photographs clean
+.PHONY: demo test check lint types bench-quality bench-paper bench-samples bench-generate bench-photographs clean
 
 demo: $(VENV)/.package
 	$(BIN)/python examples/demo.py
@@ -23,6 +23,9 @@ types: $(VENV)/.dev
 
 bench-quality: $(VENV)/.training
 	$(BIN)/python benchmarks/quality.py
+
+bench-paper: $(VENV)/.training
+	$(BIN)/python benchmarks/paper.py
 
 bench-samples: $(VENV)/.training
 	$(BIN)/python benchmarks/samples.py
