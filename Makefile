@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test check lint types bench-quality bench-samples bench-generate bench-photographs bench-speed bench-answers bench-levers bench-edges bench-growth clean
+.PHONY: demo test check lint types bench-quality bench-paper bench-samples bench-generate bench-photographs bench-speed bench-answers bench-levers bench-edges bench-growth clean
 
 demo: $(VENV)/.package
 	$(BIN)/python examples/demo.py
@@ -32,6 +32,9 @@ bench-levers: $(VENV)/.training
 
 bench-answers: $(VENV)/.training
 	$(BIN)/python benchmarks/answers.py
+
+bench-paper: $(VENV)/.training
+	$(BIN)/python benchmarks/paper.py
 
 bench-samples: $(VENV)/.training
 	$(BIN)/python benchmarks/samples.py

@@ -10,9 +10,10 @@ from typing import Annotated
 import typer
 
 from peekaboo import __version__
+from peekaboo.cli_batch import segment_on
 from peekaboo.cli_evaluate import evaluate
 from peekaboo.cli_generate import generate
-from peekaboo.console import DONE, SOME_FAILED, WRONG_USAGE, Dtype, Report
+from peekaboo.console import ADDRESS, DONE, ENGINE, SOME_FAILED, WORKERS, WRONG_USAGE, Dtype, Engine, Report
 from peekaboo.errors import PeekabooError
 
 app = typer.Typer(
@@ -96,6 +97,9 @@ def segment(
     ] = None,
     device: Annotated[str, typer.Option(help="'auto', 'cpu', 'cuda', 'mps' … auto takes the best there is.")] = "auto",
     dtype: Annotated[Dtype, typer.Option(help="Precision of the model; auto fits the device.")] = Dtype.auto,
+    engine: Annotated[Engine, ENGINE] = Engine.local,
+    address: Annotated[str | None, ADDRESS] = None,
+    workers: Annotated[int | None, WORKERS] = None,
     profile: Annotated[bool, typer.Option("--profile", help="Say where each image's time went.")] = False,
     timelapse: Annotated[bool, typer.Option("--timelapse", help="Also write timelapse.webp.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
@@ -104,10 +108,11 @@ def segment(
     ] = False,
 ) -> None:
     """Write OUT/<image>/<prompt>/{alpha,mask,cutout,overlay}.png and OUT/<image>/run.json."""
-    from peekaboo import jobs
+    from peekaboo import cluster, jobs
 
     report = Report(quiet)
     try:
+        where = cluster.choose(engine.value, address, workers, device)
         networks = {"depth_model": depth_model, "clip_model": clip_model}
         settings = jobs.read_settings(preset.value, seed, set_, variant.value if variant else None, networks)
         if depth is not None:
@@ -115,6 +120,11 @@ def segment(
         prompts = jobs.check_prompts(prompt)
         work = jobs.expand(images, out)
         jobs.check_writable(out)
+        if where is not None:
+            from peekaboo.batch import Order
+
+            order = Order(prompts, settings, model, device, dtype.value, guide, profile, timelapse)
+            raise typer.Exit(segment_on(where, order, work, report, as_json))
         loaded = report.load(model, device, dtype.value)
         loaded.companions.load(settings, guided=guide is not None)
     except PeekabooError as error:
@@ -144,9 +154,7 @@ def segment(
             typer.echo(json.dumps(record))
         if stopped:
             raise typer.Exit(SOME_FAILED)
-    if failed and len(work) > 1:
-        report.error(f"{failed} of {len(work)} images failed; the others are done.")
-    raise typer.Exit(SOME_FAILED if failed else DONE)
+    raise typer.Exit(report.finish(failed, len(work)))
 
 
 @app.command()

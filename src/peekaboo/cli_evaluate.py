@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from peekaboo.console import DONE, SOME_FAILED, WRONG_USAGE, Dtype, Report
+from peekaboo.console import ADDRESS, DONE, ENGINE, SOME_FAILED, WORKERS, WRONG_USAGE, Dtype, Engine, Report
 from peekaboo.errors import PeekabooError
 
 if TYPE_CHECKING:
@@ -74,6 +74,9 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first samples; a later run can go on.")] = None,
     device: Annotated[str, typer.Option(help="'auto', 'cpu', 'cuda', 'mps' … auto takes the best there is.")] = "auto",
     dtype: Annotated[Dtype, typer.Option(help="Precision of the model; auto fits the device.")] = Dtype.auto,
+    engine: Annotated[Engine, ENGINE] = Engine.local,
+    address: Annotated[str | None, ADDRESS] = None,
+    workers: Annotated[int | None, WORKERS] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="The folder for the results; the same one resumes.")
     ] = None,
@@ -82,14 +85,16 @@ def evaluate(
     """Score a method on a data set: OUT/{rows.csv,run.json,table.md,table.tex,report.html,masks/,pictures/}."""
     report = Report(quiet)
     try:
-        from peekaboo.evaluation import datasets, run, segmenters
+        from peekaboo import cluster
+        from peekaboo.evaluation import datasets, remote, run, segmenters
 
+        where = cluster.choose(engine.value, address, workers, device)
         recipe = segmenters.recipe(method, model, preset, variant, seed, set_, device, dtype.value)
         choices = {"split": split, "split_by": split_by and split_by.value, "images": images, "least_area": least_area}
         choices |= {"prompts": prompts and prompts.value, "alone": alone or None}
         dataset = datasets.read_dataset(benchmark.value, root, **choices)
         folder = out or Path("peekaboo-out") / "-".join(filter(None, (benchmark.value, dataset.split, method)))
-        evaluation = run.Evaluation(dataset, recipe, folder, limit)
+        evaluation = run.Evaluation(dataset, recipe, folder, limit, remote.on_ray(where) if where else run.local)
     except PeekabooError as error:
         report.error(str(error))
         raise typer.Exit(WRONG_USAGE) from None

@@ -5,14 +5,19 @@ from __future__ import annotations
 from contextlib import nullcontext
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from rich.console import Console
 
     from peekaboo.pipeline import Peekaboo, Run
 
 DONE, SOME_FAILED, WRONG_USAGE = 0, 1, 2
+T = TypeVar("T")
 
 
 class Dtype(StrEnum):
@@ -22,6 +27,20 @@ class Dtype(StrEnum):
     float32 = "float32"
     float16 = "float16"
     bfloat16 = "bfloat16"
+
+
+class Engine(StrEnum):
+    """Who does the work of many pictures: this process, or a Ray cluster."""
+
+    local = "local"
+    ray = "ray"
+
+
+ENGINE = typer.Option(help="'ray' spreads the pictures over the machines of a Ray cluster (see --address).")
+ADDRESS = typer.Option(
+    help="Of the Ray cluster, HOST:PORT or 'auto'; unless given, $RAY_ADDRESS, or this machine alone."
+)
+WORKERS = typer.Option(min=1, help="How many processes Ray runs; unless given, one a GPU, or one a machine.")
 
 
 class Report:
@@ -49,6 +68,17 @@ class Report:
         d = loaded.denoiser
         self.say(f"model {d.name} on device {d.device}, {str(d.dtype).removeprefix('torch.')}")
         return loaded
+
+    def watch_many(self, outcomes: Iterator[T], total: int) -> Iterator[T]:
+        """The outcomes of many pictures, as they come, under a progress bar."""
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+        columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=self.console, disable=self.quiet, transient=True) as bar:
+            task = bar.add_task("", total=total)
+            for outcome in outcomes:
+                yield outcome
+                bar.update(task, advance=1)
 
     def watch(self, name: str, run: Run, frames: Any) -> bool:
         """Work through a run under a progress bar. True if Ctrl-C stopped it: the masks so far are kept."""
@@ -90,3 +120,9 @@ class Report:
         for name, row in record.get("profile", {}).items():
             self.say(f"  {row['seconds']:8.3f} s  {name} ({row['calls']:.0f} calls)")
         self.say(f"{folder}: {record['seconds']:.1f} s on {record['device']}")
+
+    def finish(self, failed: int, total: int) -> int:
+        """The last word on many pictures: the exit code."""
+        if failed and total > 1:
+            self.error(f"{failed} of {total} images failed; the others are done.")
+        return SOME_FAILED if failed else DONE

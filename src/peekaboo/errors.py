@@ -35,6 +35,10 @@ class DatasetError(PeekabooError):
     """A data set, or a record of one, that cannot be read, or results of an evaluation that must not be mixed."""
 
 
+class EngineError(PeekabooError):
+    """Other machines, or the Ray that reaches them, that cannot be used."""
+
+
 class MissingExtraError(PeekabooError):
     """An optional package is needed; the message says how to install it."""
 

@@ -43,7 +43,11 @@ def distinct(names: Iterable[str]) -> list[str]:
     return result
 
 
-def write_all(files: Mapping[Path, bytes | Callable[[], bytes]]) -> None:
+FileData = bytes | Callable[[], bytes]
+"""What a file will hold, or what makes it."""
+
+
+def write_all(files: Mapping[Path, FileData]) -> None:
     """Write all the files or none: each is written beside its place, and renamed into it when all are. Raises OutputError.
 
     What is given as a function is made when its turn comes, so that large files are not all in memory at once.

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from peekaboo.errors import ImageError, OutputError, PeekabooError, SettingsError
-from peekaboo.files import check_writable, distinct, image_bytes, write_all
+from peekaboo.files import FileData, check_writable, distinct, image_bytes, write_all
 from peekaboo.generate import Draft
 from peekaboo.images import SUFFIXES
 from peekaboo.optimize import Step
@@ -134,9 +134,16 @@ def with_depth(settings: Settings, variant_named: bool, depth: Path, guide: Path
 
 def save(job: Job, result: Segmentation, frames: Frames | None) -> dict[str, Any]:
     """Write everything of one picture, and return its run record."""
-    result.record["image"] = str(job.image)
+    files, record = encode(job.image, result, frames)
+    write_all({job.folder / name: data for name, data in files.items()})
+    return record
+
+
+def encode(image: Path, result: Segmentation, frames: Frames | None) -> tuple[dict[str, FileData], dict[str, Any]]:
+    """All files of one picture's results, by name inside its folder, and its run record, which is one of them."""
+    result.record["image"] = str(image)
     movie = frames.movie() if frames is not None else None
-    return result.save(job.folder, {"timelapse.webp": movie} if movie else None)
+    return result.files({"timelapse.webp": movie} if movie else None)
 
 
 def explain(image: Path, error: BaseException) -> str:

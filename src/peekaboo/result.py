@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from peekaboo.errors import OutputError
-from peekaboo.files import distinct, image_bytes, json_bytes, slug, write_all
+from peekaboo.files import FileData, distinct, image_bytes, json_bytes, slug, write_all
 from peekaboo.foreground import foreground
 from peekaboo.images import Picture
 from peekaboo.settings import GenerateSettings, Settings
@@ -107,13 +107,18 @@ class Segmentation:
 
         extra: more files by name, written with them. Returns the run record, as written. Raises OutputError.
         """
-        folder = Path(folder)
-        files: dict[Path, bytes | Callable[[], bytes]] = {folder / name: data for name, data in (extra or {}).items()}
+        files, record = self.files(extra)
+        write_all({Path(folder) / name: data for name, data in files.items()})
+        return record
+
+    def files(self, extra: Mapping[str, bytes] | None = None) -> tuple[dict[str, FileData], dict[str, Any]]:
+        """What `save` writes, by name inside its folder, run.json last, the pictures still to be made; and the run record."""
+        files: dict[str, FileData] = dict(extra or {})
         results = []
         for index, name in enumerate(distinct(slug(prompt) for prompt in self.prompts)):
             mask = self._mask(index)
             for kind in KINDS:
-                files[folder / name / f"{kind}.png"] = partial(self._png, index, kind)
+                files[f"{name}/{kind}.png"] = partial(self._png, index, kind)
             results.append(
                 {
                     "prompt": self.prompts[index],
@@ -124,8 +129,7 @@ class Segmentation:
                 }
             )
         record = {**self.record, "results": results, "settings": self.settings.as_dict()}
-        write_all({**files, folder / "run.json": json_bytes(record)})
-        return record
+        return {**files, "run.json": json_bytes(record)}, record
 
     def _mask(self, index: int) -> NDArray[np.bool_]:
         """One prompt's mask (H, W): `mask` holds all of them, which large pictures should not need at once."""
