@@ -44,7 +44,7 @@ def plain_sample(model: Peekaboo, prompt: str, seed: int) -> Image.Image:
 
 
 def segmented(model: Peekaboo, prompt: str, seed: int) -> Image.Image:
-    return model.segment(plain_sample(model, prompt, seed), prompt).cutout()
+    return model.segment(plain_sample(model, prompt, seed), prompt, presence=0.0).cutout()
 
 
 def keyed(model: Peekaboo, prompt: str, seed: int) -> Image.Image:

@@ -14,7 +14,7 @@ import os
 import platform
 import time
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -39,11 +39,14 @@ def peekaboo(model: Peekaboo, name: str, variant: str | None, given: bool, sampl
     return model.segment(sample.image, sample.prompt, preset=settings, guide=guide).mask[0]
 
 
-def baseline(name: str, sample: Sample, made: dict[str, baselines.Segmenter] = {}) -> np.ndarray:  # noqa: B006
+@cache
+def loaded(name: str) -> baselines.Segmenter:
     """A baseline, loaded when first asked."""
-    if name not in made:
-        made[name] = baselines.make(name, None if name == "whole-image" else "bundled")
-    return made[name](sample.image, [sample.prompt])[0] > 0.5
+    return baselines.make(name, None if name == "whole-image" else "bundled")
+
+
+def baseline(name: str, sample: Sample) -> np.ndarray:
+    return loaded(name)(sample.image, [sample.prompt])[0] > 0.5
 
 
 def methods(model: Peekaboo) -> dict[str, tuple[str, Method]]:

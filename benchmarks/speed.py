@@ -172,12 +172,9 @@ def main() -> None:
             spread = spread_of_seeds(pipe, preset(name), chosen, options.seeds)
             tell(
                 "",
-                f"Five seeds, `{name}`: standard deviation of a sample's IoU {spread:.3f} (mean over samples)."
-                if options.seeds == 5
-                else f"{options.seeds} seeds, `{name}`: {spread:.3f}.",
+                f"`{name}`, {options.seeds} seeds: a sample's IoU has a standard deviation of {spread:.3f} (mean over samples).",
             )
-    passes = {name: trace(pipe, preset(name), chosen[:1]).passes for name in ("draft", "default")}
-    passes["paper"] = {"UNet": 400.0, "VAE": 200.0 + 1, "VAE backward": 200.0}
+    passes = {name: trace(pipe, preset(name), chosen[:1]).passes for name in ("paper", "draft", "default")}
     tell("", *flops_table(passes))
     if options.sd:
         tell("", *timed_table(options.sd, options.sd_side or (512 if options.sd == "cuda" else 128)))

@@ -14,7 +14,7 @@ from peekaboo.denoisers.load import bundled_folder
 from peekaboo.evaluation import iou
 
 DATA = Path(__file__).parent / "data" / "scenes"
-FLOOR = 0.48  # it was .586 on 2026-11-24; the whole image scores .142
+FLOOR = 0.5  # it was .604 on 2026-11-24; the whole image scores .142
 
 
 @pytest.fixture(scope="module")
@@ -62,10 +62,10 @@ def test_held_out_scenes_are_segmented(model, scenes):
 
 
 def test_the_prompt_decides_which_of_two_things(model, scenes):
-    """Both objects of a scene in one run: each mask covers its own object more than the other's mask does."""
+    """Both objects of a scene in one run, both said to be there: each mask covers its own object more than the other's does."""
     right = []
     for image, prompt, also, t in scenes[:12]:
-        mine, other = model.segment(image, [prompt, also]).alpha
+        mine, other = model.segment(image, [prompt, also], presence=0.0).alpha
         right.append((mine * t).sum() > (other * t).sum())
     assert np.mean(right) > 0.75
 
