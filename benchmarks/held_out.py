@@ -86,10 +86,10 @@ def samples(
     return result
 
 
-def twins(count: int, seed: int = 2027, side: int = 256) -> list[Sample]:
+def twins(count: int, seed: int = 2027, side: int = 256, split: str = "test") -> list[Sample]:
     """`count` samples of two things of a kind, well apart from left to right: the prompts say "the left …" and "the right …" in turn, and
     the first mask is that of the one that is meant. Core names, the tiers in turn."""
-    pack, cfg = open_pack("known"), Config()
+    pack, cfg = open_pack("all" if split == "train" else "known", split), Config()
     rng = np.random.default_rng(seed)
     result: list[Sample] = []
     while len(result) < count:

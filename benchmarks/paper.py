@@ -36,7 +36,7 @@ def peekaboo(model: Peekaboo, name: str, variant: str | None, given: bool, sampl
     """Peekaboo under a preset, as a variant; `given`: with the scene's layer order as the depth map."""
     guide = layers(sample) if given else None
     settings = preset(name, variant)
-    return model.segment(sample.image, sample.prompt, preset=settings, guide=guide).mask[0]
+    return model.segment(sample.image, sample.prompt, preset=settings, guide=guide, presence=0.0).mask[0]
 
 
 @cache

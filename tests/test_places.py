@@ -96,11 +96,21 @@ def two_red_squares() -> np.ndarray:
     return image
 
 
-def test_two_places_of_one_thing_share_a_map_and_do_not_compete(toy):
-    run = Peekaboo(toy).start(two_red_squares(), ["the left red", "the right red"], preset="draft")
-    (step,) = run
-    assert run.asked == ["a red"]
-    assert len(step.alpha) == 1
+def test_the_prior_is_a_ramp_from_the_side_that_is_asked_for():
+    weights = places.prior([Place("x", 1), Place("y", -1), None, Place("x", 2), Place("size", 1)], (4, 6))
+    assert weights.shape == (5, 4, 6)
+    assert (weights[0, :, 0] == 1).all()
+    assert (weights[0].diff(dim=1) < 0).all()
+    assert (weights[1, -1] == 1).all()
+    assert (weights[1].diff(dim=0) > 0).all()
+    assert (weights[2:] == 1).all()
+    assert places.prior([None, Place("x", 0)], (4, 6)) is None
+
+
+def test_each_of_two_alike_is_found_where_its_prompt_says(toy):
+    run = Peekaboo(toy).start(two_red_squares(), ["the left red", "the right red"], preset="draft", presence=0.0)
+    list(run)
+    assert run.asked == ["a red", "a red"]
     result = run.result()
     left, right = result.mask
     assert result.prompts == ["the left red", "the right red"]
@@ -108,7 +118,6 @@ def test_two_places_of_one_thing_share_a_map_and_do_not_compete(toy):
     assert right[:, 24:].sum() > 100
     assert not left[:, 24:].any()
     assert not right[:, :24].any()
-    assert len(result.score) == 2
 
 
 def test_places_can_be_left_to_the_model(toy):

@@ -149,7 +149,7 @@ def warm_start(
     names, or than no prompt, do.
 
     The denoising-error gain on the picture itself, from `settings.warm_start` draws a view (`evidence.gain_map`), pooled over
-    what the prompt's words attend to (`evidence.pooled`), and scaled so that, blurred, its median is 0 and its peak (98 %
+    what the prompt's words attend to (`evidence.pooled`), weighed by the places that prompts tell, and scaled so that, blurred, its median is 0 and its peak (98 %
     quantile) 1; undecided where it is `settings.cut`.
     """
     band = (settings.t_min, settings.t_max)
@@ -160,5 +160,7 @@ def warm_start(
         weights = evidence.attention_map(scene.denoiser, views, scene.embeddings, scene.words, size, generator)
         if weights is not None:
             gain = evidence.pooled(gain, weights, settings.pooling * min(size))
+    if scene.prior is not None:
+        gain = gain * torch.where(gain > 0, scene.prior.to(gain), 1.0)
     low, high = evidence.spread(blur(gain))
     return STEEPNESS * ((gain - low) / (high - low).clamp_min(1e-12) - settings.cut)

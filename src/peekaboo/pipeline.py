@@ -216,11 +216,8 @@ class Run:
         self.denoiser, self.picture, self.prompts, self.settings = denoiser, picture, prompts, settings
         read = [places.read(prompt) if settings.places else (prompt, None) for prompt in prompts]
         self.places = [place for _, place in read]
-        self.asked = list(
-            {text.lower(): text for text, _ in read}.values()
-        )  # "the left car" and "the right car" are one
-        self.index = [[text.lower() for text in self.asked].index(text.lower()) for text, _ in read]
-        unknown = unknown_notes(vocabulary_of(denoiser.name), self.asked)
+        self.asked = [text for text, _ in read]
+        unknown = unknown_notes(vocabulary_of(denoiser.name), list(dict.fromkeys(self.asked)))
         self.notes = [*picture.notes, *clipped_notes(denoiser, self.asked), *unknown]
         self.model_size = model_size(*picture.size, denoiser.native_area, denoiser.factor)
         self.grid = alpha_grid(denoiser, self.model_size)
@@ -249,7 +246,8 @@ class Run:
         elif self.settings.blur == "rgb":
             blur_guide = to_grid(image, self.grid)
         judge = self.companions.clip(self.settings).judge(self.asked) if self.settings.estimator == "clip" else None
-        return Scene(self.denoiser, image, embeddings[:-1], embeddings[-1:], blur_guide, judge, rivals, words)
+        prior = places.prior(self.places, self.grid)
+        return Scene(self.denoiser, image, embeddings[:-1], embeddings[-1:], blur_guide, judge, rivals, words, prior)
 
     def __iter__(self) -> Iterator[Step]:
         steps = optimize.run(self.scene, self.settings)
@@ -266,7 +264,7 @@ class Run:
         below `Settings.presence`."""
         alpha = self._placed()
         with self._timed("score"):
-            score = presence(self.scene.of(self.index), alpha, self.settings).cpu()
+            score = presence(self.scene, alpha, self.settings).cpu()
         alpha = alpha.cpu() * (score >= self.settings.presence).view(-1, 1, 1)
         with self._timed("upsampling"):
             full = upsample(alpha, self.picture.rgb, cell=ALPHA_PER_LATENT)
@@ -274,7 +272,7 @@ class Run:
 
     def _placed(self) -> Tensor:
         """The alphas so far (N, h, w) on the α grid, a prompt each; of those that tell a place, the one thing that stands there."""
-        alphas = self.last.alpha[self.index] if self.last else torch.zeros(len(self.prompts), *self.grid)
+        alphas = self.last.alpha.clone() if self.last else torch.zeros(len(self.prompts), *self.grid)
         for i, place in enumerate(self.places):
             if place is not None:
                 alphas[i], note = places.keep(alphas[i], place, self.settings.threshold)

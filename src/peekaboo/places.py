@@ -37,6 +37,9 @@ PATTERNS = (
 SIGNIFICANT = 0.12
 """The least area of a thing, as a share of the largest one's."""
 LEVELS = 8
+SLANT = 0.9
+"""How much less evidence counts at the far side, when a prompt asks for one: .67 of the left-or-right questions on training cut-outs are
+answered rightly with 0, .88 with .8 and with 1."""
 SMOOTH = 0.03
 """Standard deviation of the blur before things are told apart, as a share of the grid's shorter side."""
 
@@ -78,6 +81,21 @@ def place_of(side: str, rank: int) -> Place:
         return Place("size", -1 if side == "smallest" else 1)
     axis, sign = SIDES[side]
     return Place(axis, sign * rank)
+
+
+def prior(places: list[Place | None], size: tuple[int, int]) -> Tensor | None:
+    """Weights (N, h, w) in [0, 1] for the evidence of N prompts on a grid of `size`: a ramp, 1 at the side that a place asks for and
+    1 − `SLANT` at the other, so that the thing there is not lost beside a clearer one elsewhere; 1 everywhere for other prompts, and
+    for ranks in between. None where no prompt asks for a side."""
+    if not any(place is not None and abs(place.rank) == 1 and place.axis in "xy" for place in places):
+        return None
+    weights = torch.ones(len(places), *size)
+    for weight, place in zip(weights, places, strict=True):
+        if place is not None and abs(place.rank) == 1 and place.axis in "xy":
+            ramp = torch.linspace(1, 1 - SLANT, size[place.axis == "x"])
+            ramp = ramp if place.rank == 1 else ramp.flip(0)
+            weight *= ramp if place.axis == "x" else ramp[:, None]
+    return weights
 
 
 def keep(alpha: Tensor, place: Place, threshold: float) -> tuple[Tensor, str | None]:

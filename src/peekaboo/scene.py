@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -24,7 +23,7 @@ class Scene:
 
     image: (1, 3, H, W) in [0, 1] at the model's size. embeddings: (N, tokens, width); null: (1, tokens, width); rivals: of
     names that no prompt holds, (K, tokens, width), or None. words: the positions of each prompt's own words among its tokens, or
-    None where the denoiser has no attention to read.
+    None where the denoiser has no attention to read. prior: weights (N, h, w) in [0, 1] of the evidence on the α grid, or None.
     guide: (1, C, h, w) on the α grid, or None for no blur. judge: what the CLIP loss asks; None where no loss does.
     """
 
@@ -36,11 +35,7 @@ class Scene:
     judge: Judge | None = None
     rivals: Tensor | None = None
     words: list[list[int]] | None = None
-
-    def of(self, index: Sequence[int]) -> Scene:
-        """The same picture with some of the prompts, in any order, also more than once."""
-        words = self.words and [self.words[i] for i in index]
-        return dataclasses.replace(self, embeddings=self.embeddings[list(index)], words=words)
+    prior: Tensor | None = None
 
 
 def alpha_grid(denoiser: Denoiser, image_size: Sequence[int]) -> tuple[int, int]:

@@ -116,7 +116,7 @@ class Settings(Checked):
     threshold: float = 0.5
     compete: bool = True
     places: bool = True
-    presence: float = 0.3
+    presence: float = 0.2
     seed: int = 0
 
     def __post_init__(self) -> None:
