@@ -292,3 +292,82 @@ def test_a_run_goes_on_from_the_released_words(pack_path, tmp_path):
     before, after = (e.get_input_embeddings().weight for e in (released, other))
     assert torch.equal(after[sheep_new], before[sheep_old])
     assert sheep_old != sheep_new or old.get_vocab() != new.get_vocab()
+
+
+# ---------------------------------------------------------------- alignment
+
+
+def test_the_middle_is_what_leaves_the_unets_middle_block():
+    from align import middle
+    from config import Config
+    from step3_denoiser import build_unet
+
+    torch.manual_seed(0)
+    unet = build_unet(Config()).eval()
+    noisy, t, text = torch.randn(2, 4, 16, 16), torch.tensor([10, 600]), torch.randn(2, 24, 192)
+    seen = []
+    handle = unet.mid_block.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    with torch.no_grad():
+        unet(noisy, t, text)
+        handle.remove()
+        torch.testing.assert_close(middle(unet, noisy, t, text), seen[0])
+
+
+def test_alignment_learns_which_names_a_picture_speaks_of_wherever_they_are():
+    from align import Aligner
+    from config import DenoiserConfig
+    from text import build_tokenizer
+
+    torch.manual_seed(0)
+    names = ["sheep", "red apple", "car", "boat"]
+    tokenizer = build_tokenizer(names * 3, 12, 600)
+    text = released_like_text(tokenizer)
+    aligner = Aligner(8, DenoiserConfig().text_width, names, tokenizer)
+    *looks, ground = torch.nn.functional.normalize(torch.randn(5, 8), dim=-1) * 3
+    optimiser = torch.optim.Adam([*aligner.parameters(), *text.parameters()], lr=3e-3)
+
+    def scene() -> tuple[torch.Tensor, list[list[str]]]:
+        features, shown = ground.view(1, 8, 1, 1) + 0.1 * torch.randn(8, 8, 4, 4), []
+        for picture in features:
+            things = torch.randperm(4)[: int(torch.randint(1, 3, ()))].tolist()
+            for thing in things:
+                picture[:, torch.randint(4, ()), torch.randint(4, ())] = looks[thing]
+            shown.append([names[i] for i in things])
+        return features, shown
+
+    losses = []
+    for _ in range(120):
+        features, shown = scene()
+        loss = aligner(features, text, shown, torch.ones(8), others=4)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert np.mean(losses[-10:]) < 0.5 * np.mean(losses[:10])
+    features = ground.view(1, 8, 1, 1) + 0.1 * torch.randn(4, 8, 4, 4)
+    features[:, :, 3, 1] = torch.stack(looks)
+    with torch.no_grad():
+        best = aligner.logits(features, text, torch.arange(4)).argmax(dim=1)
+    assert best.tolist() == [0, 1, 2, 3]
+
+
+def released_like_text(tokenizer):
+    """A text encoder of the denoiser's own size, random."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    from config import DenoiserConfig
+
+    width = DenoiserConfig().text_width
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=width,
+            intermediate_size=width,
+            num_hidden_layers=1,
+            num_attention_heads=4,
+            max_position_embeddings=12,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
