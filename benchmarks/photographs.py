@@ -68,7 +68,7 @@ def main() -> None:
     model, found = Peekaboo.from_pretrained(options.model), instances(options.root)
     vocabulary = vocabulary_of(model.denoiser.name)
     known = np.array([not (vocabulary and vocabulary.unknown(item.name)) for item in found])
-    masks = [model.segment(item.path, item.name).mask[0] for item in found]
+    masks = [model.segment(item.path, item.name, presence=0.0).mask[0] for item in found]
     scores = np.array([iou(mask, item.mask) for mask, item in zip(masks, found, strict=True)])
     whole = np.array([item.mask.mean() for item in found])
     lines = ["| instances | method | P@.2 | P@.4 | P@.6 | P@.8 | mIoU |", "|---|---|---|---|---|---|---|"]

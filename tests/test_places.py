@@ -18,6 +18,7 @@ from peekaboo.places import Place
         ("the last red car from the left", "a red car", Place("x", -1)),
         ("a cat on the left", "a cat", Place("x", 1)),
         ("cat on the right side", "a cat", Place("x", -1)),
+        ("man on far right", "a man", Place("x", -1)),
         ("a kite at the top", "a kite", Place("y", 1)),
         ("the middle dog", "a dog", Place("x", 0)),
         ("a dog in the middle", "a dog", Place("x", 0)),

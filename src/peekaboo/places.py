@@ -30,7 +30,7 @@ PATTERNS = (
     # the largest car
     r"(?:the )?(?P<side>largest|biggest|smallest) (?P<thing>.+)",
     # a car on the left, a car in the middle
-    rf"(?:the |an? )?(?P<thing>.+?) (?:on|at|in|to) the (?:far )?(?P<side>{_SIDE}|middle|center|centre)(?: side)?",
+    rf"(?:the |an? )?(?P<thing>.+?) (?:on|at|in|to) (?:the )?(?:far )?(?P<side>{_SIDE}|middle|center|centre)(?: side)?",
 )
 """What is read as a place, whole prompts only: "a cat on the left of a dog" is not one. "The top hat" neither."""
 
