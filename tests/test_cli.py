@@ -279,10 +279,10 @@ def test_ctrl_c_keeps_the_masks_so_far(photo, model, tmp_path):
     out = tmp_path / "out"
     command = [sys.executable, "-m", "peekaboo.cli", "segment", photo, "-p", "a", "-o", out, "-m", model]
     command += ["--preset", "paper", "--set", "steps=1000000", "--set", "blur=none"]
-    running = subprocess.Popen([*map(str, command)], stderr=subprocess.PIPE, text=True)
+    running = subprocess.Popen([*map(str, command)], stderr=subprocess.PIPE, text=True, preexec_fn=tiny.hear_ctrl_c)
     said = running.stderr.readline()  # the model is loaded, the run begins
     assert "on device" in said
-    time.sleep(8)  # everything is imported by then, on a busy machine too
+    time.sleep(3)
     running.send_signal(signal.SIGINT)
     _, err = running.communicate(timeout=120)
     assert running.returncode == 1, err

@@ -223,7 +223,9 @@ def test_ctrl_c_stops_ray_too_and_what_is_done_is_kept(tmp_path):
     trees.own(tmp_path, [("one.png", "red.png", f"red {n}") for n in range(60)])
     command = [sys.executable, "-m", "peekaboo.cli", "evaluate", "folder", "--root", tmp_path, "-o", tmp_path / "out"]
     command += ["--preset", "draft", "--engine", "ray"]
-    running = subprocess.Popen([*map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    running = subprocess.Popen(
+        [*map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=tiny.hear_ctrl_c
+    )
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and running.poll() is None and len(lines_of(tmp_path / "out")) < 3:
         time.sleep(0.1)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import signal
 import string
 from pathlib import Path
 from typing import Any
 
 import torch
+
+
+def hear_ctrl_c() -> None:
+    """For a child process: SIGINT is not ignored, even where the tests themselves run in a shell's background."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def tokenizer(length: int = 12) -> Any:
