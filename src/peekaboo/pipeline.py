@@ -276,7 +276,8 @@ class Run:
         for i, place in enumerate(self.places):
             if place is not None:
                 alphas[i], note = places.keep(alphas[i], place, self.settings.threshold)
-                self.notes += [f"{self.prompts[i]}: {note}"] if note else []
+                if note and (text := f"{self.prompts[i]}: {note}.") not in self.notes:
+                    self.notes.append(text)
         return alphas
 
     def _record(self) -> dict[str, Any]:
