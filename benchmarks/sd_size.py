@@ -17,8 +17,6 @@ FIRST_CODE_STEPS = 300
 """What the paper's first implementation runs; the paper says 200."""
 MEASURED_STEPS = 4
 """Of a long run on a CPU, that many steps are timed and multiplied: every step costs the same."""
-H100_BF16 = 989e12
-"""FLOP/s of an H100 SXM's tensor cores in half precision, dense, as its data sheet says."""
 
 
 def parts(side: int = 512) -> tuple[Any, Any]:
@@ -149,8 +147,3 @@ def timed_table(device: str, side: int) -> list[str]:
     if not gpu:
         lines += ["", f"On the CPU, of `paper`'s {FIRST_CODE_STEPS} steps {MEASURED_STEPS} were timed and multiplied."]
     return lines
-
-
-def share_of_card(tflop: float, seconds: float) -> float:
-    """The share of an H100's half-precision matrix throughput that a run of `tflop` TFLOP in `seconds` used."""
-    return tflop * 1e12 / seconds / H100_BF16

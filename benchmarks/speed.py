@@ -167,6 +167,8 @@ def main() -> None:
         table, traces = compare(pipe, chosen)
         tell(*table)
         draw(traces)
+    else:
+        traces = {name: trace(pipe, preset(name), chosen) for name in ("paper", "draft", "default")}
     if options.samples and options.seeds:
         for name in ("default", "draft"):
             spread = spread_of_seeds(pipe, preset(name), chosen, options.seeds)
@@ -174,8 +176,7 @@ def main() -> None:
                 "",
                 f"`{name}`, {options.seeds} seeds: a sample's IoU has a standard deviation of {spread:.3f} (mean over samples).",
             )
-    passes = {name: trace(pipe, preset(name), chosen[:1]).passes for name in ("paper", "draft", "default")}
-    tell("", *flops_table(passes))
+    tell("", *flops_table({name: t.passes for name, t in traces.items()}))
     if options.sd:
         tell("", *timed_table(options.sd, options.sd_side or (512 if options.sd == "cuda" else 128)))
     note = f"{platform.machine()}, {os.cpu_count()} cores, PyTorch {torch.__version__}, {datetime.date.today()}."

@@ -70,10 +70,7 @@ def segment_all(where: Cluster, order: Order, work: Sequence[Job]) -> Generator[
     for answer in cluster.spread(where, order, [job.image for job in work]):
         job = work[answer.index]
         if answer.lost:
-            yield (
-                job,
-                f"{job.image}: {cluster.ATTEMPTS} workers died of it, for want of memory perhaps; it was given up.",
-            )
+            yield job, f"{job.image}: {cluster.given_up('it')}"
         elif isinstance(answer.value, str):
             yield job, answer.value
         else:

@@ -71,6 +71,11 @@ def refusal(error: Exception) -> Refusal:
     return Refusal(known, platform.node())
 
 
+def given_up(what: str) -> str:
+    """What is said of an item whose `Answer` is lost."""
+    return f"{ATTEMPTS} workers died of {what}, for want of memory perhaps; it was given up."
+
+
 def choose(engine: str, address: str | None, workers: int | None, device: str) -> Cluster | None:
     """The cluster that a command line asks for, or None for this process. engine: "local" or "ray".
 

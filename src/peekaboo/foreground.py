@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from peekaboo.refine import strip
+from peekaboo.refine import STRIP_PIXELS, strip
 
 WIDE, NARROW = 0.03, 0.005
 """Radii of the two passes, in shares of the picture's longer side."""
@@ -15,8 +15,6 @@ TRUST = 4
 """The wide pass weighs by α and 1−α to this power, so that surely inside and surely outside count most."""
 COARSE = 384
 """The wide pass is done on a grid of at most this many cells along the longer side."""
-STRIP_PIXELS = 1_000_000
-"""Pixels treated at a time, so that memory does not grow with the picture."""
 PRIOR = 0.01
 """Weight, as a share of a box, of the colour from farther away, which decides where a box holds hardly anything that counts."""
 

@@ -23,7 +23,7 @@ _MOST = {"leftmost": "left", "rightmost": "right", "topmost": "top", "uppermost"
 PATTERNS = (
     # the second car from the right
     rf"(?:the )?(?P<ordinal>{_ORDINAL}) (?P<thing>.+?) from the (?P<side>{_SIDE})",
-    # the second-left car is left to the captions; the left car, the middle car
+    # the left car, the middle car
     r"the (?P<side>left|right|middle|central) (?:hand |side )?(?P<thing>.+)",
     # the leftmost car
     rf"(?:the )?(?P<side>{'|'.join(_MOST)}) (?P<thing>.+)",
@@ -51,6 +51,11 @@ class Place:
 
     axis: str
     rank: int
+
+    @property
+    def is_side(self) -> bool:
+        """Whether it is the first or the last one from a side."""
+        return self.axis in "xy" and abs(self.rank) == 1
 
 
 def read(prompt: str) -> tuple[str, Place | None]:
@@ -87,11 +92,11 @@ def prior(places: list[Place | None], size: tuple[int, int]) -> Tensor | None:
     """Weights (N, h, w) in [0, 1] for the evidence of N prompts on a grid of `size`: a ramp, 1 at the side that a place asks for and
     1 − `SLANT` at the other, so that the thing there is not lost beside a clearer one elsewhere; 1 everywhere for other prompts, and
     for ranks in between. None where no prompt asks for a side."""
-    if not any(place is not None and abs(place.rank) == 1 and place.axis in "xy" for place in places):
+    if not any(place and place.is_side for place in places):
         return None
     weights = torch.ones(len(places), *size)
     for weight, place in zip(weights, places, strict=True):
-        if place is not None and abs(place.rank) == 1 and place.axis in "xy":
+        if place and place.is_side:
             ramp = torch.linspace(1, 1 - SLANT, size[place.axis == "x"])
             ramp = ramp if place.rank == 1 else ramp.flip(0)
             weight *= ramp if place.axis == "x" else ramp[:, None]

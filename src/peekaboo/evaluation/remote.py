@@ -47,4 +47,4 @@ def make_scorer(recipe: Recipe, identity: dict[str, Any]) -> tuple[Callable[[Sam
 
 def lost(sample: Sample) -> str:
     """What is said of a sample that no worker lived to score."""
-    return f"{sample.key}: {cluster.ATTEMPTS} workers died of {sample.image.name}, for want of memory perhaps; it was given up."
+    return f"{sample.key}: {cluster.given_up(sample.image.name)}"
