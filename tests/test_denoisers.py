@@ -177,6 +177,10 @@ def test_the_model_index_needs_no_code_of_ours(folder):
     assert index["_class_name"] == "StableDiffusionPipeline"
 
 
+def views(model, image):
+    return model.encode(image), model.encode(image.flip(-1))
+
+
 def test_attention_is_read_where_there_is_any_and_leaves_the_unet_as_it_was(toy):
     from peekaboo import attention, evidence
 
@@ -188,7 +192,7 @@ def test_attention_is_read_where_there_is_any_and_leaves_the_unet_as_it_was(toy)
     image = torch.rand(1, 3, 24, 40, generator=torch.Generator().manual_seed(0))
     maps = evidence.attention_map(
         model,
-        evidence.views(model, image),
+        views(model, image),
         model.encode_prompt(["ab", "c"]),
         words,
         (24, 40),
@@ -199,7 +203,7 @@ def test_attention_is_read_where_there_is_any_and_leaves_the_unet_as_it_was(toy)
     assert model.unet.attn_processors == before
     mirrored = evidence.attention_map(
         model,
-        evidence.views(model, image.flip(-1)),
+        views(model, image.flip(-1)),
         model.encode_prompt(["ab", "c"]),
         words,
         (24, 40),
@@ -227,7 +231,7 @@ def test_a_unet_whose_attention_cannot_be_read_is_segmented_without(monkeypatch)
     words = [[1, 2]]
     image = torch.rand(1, 3, 24, 24)
     found = evidence.attention_map(
-        model, evidence.views(model, image), model.encode_prompt(["ab"]), words, (24, 24), torch.Generator()
+        model, views(model, image), model.encode_prompt(["ab"]), words, (24, 24), torch.Generator()
     )
     assert found is None
     unread = Peekaboo(model).segment(rgb, "ab", preset="draft")

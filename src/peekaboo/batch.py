@@ -37,6 +37,7 @@ class Order:
 
         model = Peekaboo.from_pretrained(self.model, self.device, self.dtype)
         model.companions.load(self.settings, guided=self.guide is not None)
+        model.remember_prompts()
 
         def work(image: Path) -> Files | str:
             try:

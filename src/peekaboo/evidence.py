@@ -48,13 +48,6 @@ def gains(
     return distill.error_gain(distill.predict(denoiser, latents, embeddings, null, t, noise))
 
 
-@torch.no_grad()
-def views(denoiser: Denoiser, image: Tensor) -> tuple[Tensor, Tensor]:
-    """The latents of a picture (1, 3, H, W) and of its mirror image, (1, C, h, w) each. What the maps of the two agree on is not
-    an accident of the latents' grid."""
-    return denoiser.encode(image), denoiser.encode(image.flip(-1))
-
-
 def agreed(maps: list[Tensor], size: tuple[int, int], mode: str) -> Tensor:
     """The mean of the maps (N, h, w) of the two views, the second turned back, on a grid of `size`."""
     seen, mirrored = maps
@@ -73,7 +66,7 @@ def gain_map(
     size: tuple[int, int],
     generator: torch.Generator,
 ) -> Tensor:
-    """The mean error gain over `draws` draws on each of the two `views` of a picture, on a grid of `size`: (N, h, w).
+    """The mean error gain over `draws` draws on each of the two views of a picture (`Scene.views`), on a grid of `size`: (N, h, w).
 
     null: what the prompts are compared with, (1, tokens, width), or several that the draws take in turn, (K, tokens, width). Of
     rival names each draw's gain is :math:`|ε_r-ε|^2 - |ε_p-ε|^2`: the gain over nothing, less the rival's own.
@@ -95,7 +88,7 @@ def attention_map(
     size: tuple[int, int],
     generator: torch.Generator,
 ) -> Tensor | None:
-    """Where the two `views` of a picture attend to the prompts' words (`attention.heat`), stretched so that the
+    """Where the two views of a picture (`Scene.views`) attend to the prompts' words (`attention.heat`), stretched so that the
     median is 0 and the 98 % quantile 1, and cut there: (N, h, w) in [0, 1] on a grid of `size`. None where the UNet has no
     cross-attention that can be read."""
     maps = []

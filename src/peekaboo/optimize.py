@@ -154,10 +154,11 @@ def warm_start(
     """
     band = (settings.t_min, settings.t_max)
     null = scene.null if scene.rivals is None else scene.rivals
-    views = evidence.views(scene.denoiser, scene.image)
-    gain = evidence.gain_map(scene.denoiser, views, scene.embeddings, null, settings.warm_start, band, size, generator)
+    gain = evidence.gain_map(
+        scene.denoiser, scene.views, scene.embeddings, null, settings.warm_start, band, size, generator
+    )
     if scene.words is not None and settings.pooling:
-        weights = evidence.attention_map(scene.denoiser, views, scene.embeddings, scene.words, size, generator)
+        weights = evidence.attention_map(scene.denoiser, scene.views, scene.embeddings, scene.words, size, generator)
         if weights is not None:
             gain = evidence.pooled(gain, weights, settings.pooling * min(size))
     if scene.prior is not None:

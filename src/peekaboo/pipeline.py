@@ -66,11 +66,15 @@ class Peekaboo:
         """Meanwhile, the same prompts are encoded once: for many pictures in a row. Nothing is remembered afterwards, and nothing
         may be loaded into the model (LoRA, textual inversion) meanwhile."""
         inner = self.denoiser
-        self.denoiser = RememberingDenoiser(inner)
+        self.remember_prompts()
         try:
             yield
         finally:
             self.denoiser = inner
+
+    def remember_prompts(self) -> None:
+        """`same_prompts` from now on, for good: for a worker whose model nobody else touches."""
+        self.denoiser = RememberingDenoiser(self.denoiser)
 
     def start(
         self,

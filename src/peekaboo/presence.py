@@ -26,7 +26,7 @@ def evidence_for(scene: Scene, alpha: Tensor, settings: Settings) -> Tensor:
     a say) and the result :math:`\bar s / (σ_s / \sqrt D)`.
     """
     generator = torch.Generator().manual_seed(settings.seed)
-    latents = scene.denoiser.encode(scene.image)
+    latents = scene.views[0]
     t = distill.draw_timesteps(DRAWS, *BAND, scene.denoiser.timesteps, generator)
     gain = evidence.gains(scene.denoiser, latents, scene.embeddings, scene.null, t, generator)  # (D, N, h, w)
     inside = F.interpolate(alpha.to(gain)[None], size=latents.shape[-2:], mode="area").pow(4)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -36,6 +38,13 @@ class Scene:
     rivals: Tensor | None = None
     words: list[list[int]] | None = None
     prior: Tensor | None = None
+
+    @cached_property
+    def views(self) -> tuple[Tensor, Tensor]:
+        """The latents of the picture and of its mirror image, (1, C, h, w) each, encoded when first asked. What the maps of the two agree
+        on is not an accident of the latents' grid."""
+        with torch.no_grad():
+            return self.denoiser.encode(self.image), self.denoiser.encode(self.image.flip(-1))
 
 
 def alpha_grid(denoiser: Denoiser, image_size: Sequence[int]) -> tuple[int, int]:

@@ -78,9 +78,9 @@ class Recipe:
             return baselines.make(self.method, self.model, device, dtype, **self.options)
         from peekaboo.pipeline import Peekaboo
 
-        return PeekabooSegmenter(
-            Peekaboo.from_pretrained(self.model or BUNDLED, self.device, self.dtype), self.settings
-        )
+        model = Peekaboo.from_pretrained(self.model or BUNDLED, self.device, self.dtype)
+        model.remember_prompts()
+        return PeekabooSegmenter(model, self.settings)
 
     def identity(self) -> dict[str, Any]:
         """What must be the same for results to be mixed: not the device, nor versions of libraries."""
