@@ -1,6 +1,9 @@
 """What each lever is worth: `make bench-levers`. Writes benchmarks/levers.md.
 
-    python benchmarks/levers.py [--samples 36] [--only "default" "no pooling"]
+    python benchmarks/levers.py [--samples 36] [--only "default" "draft" …] [--batches]
+
+--batches measures one lever that `default` does without: several pictures of a folder in one batch. It can at most bring every pass to
+the cost that a pass has in the largest batch.
 
 Each row changes one thing of `default`. Scenes are new compositions of *training* cut-outs: settings are chosen here, so that the
 held-out scenes stay for measuring. IoU of the mask at the picture's own size; seconds of the whole run. The same scenes in every
@@ -17,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from held_out import Sample, samples
 from peekaboo import Peekaboo
@@ -56,21 +60,47 @@ def measure(model: Peekaboo, chosen: list[Sample], changes: dict[str, Any]) -> t
     return scores, float(np.mean([s.is_wrong(mask) for mask, s in zip(masks, chosen, strict=True)])), seconds
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--samples", type=int, default=36)
-    parser.add_argument("--only", nargs="+", choices=LEVERS, default=list(LEVERS))
-    options = parser.parse_args()
-    model = Peekaboo.from_pretrained()
-    chosen = samples(options.samples, seed=4242, split="train")
+BATCHES = (1, 2, 4, 8, 24, 48, 96)
+
+
+@torch.no_grad()
+def batches_table(model: Peekaboo, rounds: int = 5) -> list[str]:
+    """Milliseconds a latent and a picture, by batch: the least of some rounds, in turn, so that a busy moment hits all alike."""
+    denoiser = model.denoiser
+    side = round(denoiser.native_area**0.5)
+    null = denoiser.encode_prompt([""])
+    image = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0)).to(denoiser.device)
+    latents = denoiser.encode(image)
+    least: dict[tuple[str, int], float] = {}
+    for _ in range(rounds):
+        for size in BATCHES:
+            t = torch.full((size,), denoiser.timesteps // 2, device=latents.device)
+            texts = null.expand(size, -1, -1)
+            for part, work in {
+                "UNet": lambda n=size, t=t, texts=texts: denoiser.predict(latents.repeat(n, 1, 1, 1), t, texts),
+                "VAE": lambda n=size: denoiser.encode(image.repeat(n, 1, 1, 1)),
+            }.items():
+                start = time.perf_counter()
+                for _ in range(max(1, 24 // size)):
+                    work()
+                seconds = (time.perf_counter() - start) / (size * max(1, 24 // size))
+                least[part, size] = min(seconds, least.get((part, size), seconds))
+    lines = ["| in one batch | UNet, ms a latent | VAE encoder, ms a picture |", "|---|---|---|"]
+    rows = (f"| {n} | {1000 * least['UNet', n]:.1f} | {1000 * least['VAE', n]:.1f} |" for n in BATCHES)
+    return [*lines, *rows]
+
+
+def ablation(model: Peekaboo, count: int, rows: list[str]) -> list[str]:
+    """The table of the levers."""
+    chosen = samples(count, seed=4242, split="train")
     model.segment(chosen[0].image, chosen[0].prompt)  # warm the caches up
     lines = [
-        f"| {options.samples} scenes | mIoU | against `default` | wrong object | s/image |",
+        f"| {count} scenes | mIoU | against `default` | wrong object | s/image |",
         "|---|---|---|---|---|",
     ]
     print(*lines, sep="\n", flush=True)
     base: np.ndarray | None = None
-    for name in options.only:
+    for name in rows:
         scores, wrong, seconds = measure(model, chosen, LEVERS[name])
         base = scores if base is None else base
         change = scores - base
@@ -78,6 +108,21 @@ def main() -> None:
         against = "" if scores is base else f"{change.mean():+.3f} ± {error:.3f}"
         lines.append(f"| {name} | {scores.mean():.3f} | {against} | {100 * wrong:.0f} % | {seconds:.2f} |")
         print(lines[-1], flush=True)
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--samples", type=int, default=36, help="scenes of the ablation; 0 leaves it out")
+    parser.add_argument("--batches", action="store_true", help="also time the networks by batch size")
+    parser.add_argument("--only", nargs="+", choices=LEVERS, default=list(LEVERS))
+    options = parser.parse_args()
+    model = Peekaboo.from_pretrained()
+    lines = ablation(model, options.samples, options.only) if options.samples else []
+    if options.batches:
+        table = batches_table(model)
+        print(*table, sep="\n", flush=True)
+        lines += ["", *table]
     note = f"New compositions of training cut-outs, bundled model, {os.cpu_count()} cores, {datetime.date.today()}."
     TABLE.write_text("\n".join([*lines, "", note, ""]))
 

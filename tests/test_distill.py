@@ -239,6 +239,37 @@ def test_the_warm_start_asks_the_rivals(toy_scene, toy):
     assert maps["blue"][4:16, 8:24].mean() > maps["blue"][18:, 26:].mean() + 3
 
 
+def test_first_map_and_presence_share_their_draws(toy_scene, toy, monkeypatch):
+    """The score of a run that has a first map costs no pass of the denoiser; without one it asks `DRAWS` times a view."""
+    from peekaboo import evidence
+    from peekaboo.presence import presence
+
+    asked = []
+    predict = type(toy).predict
+    monkeypatch.setattr(
+        type(toy), "predict", lambda self, noisy, t, e: asked.append(len(noisy)) or predict(self, noisy, t, e)
+    )
+    alpha = torch.ones(len(toy_scene.embeddings), 24, 40)
+    evidence.testimony(toy_scene, preset("default"))
+    before = sum(asked)
+    presence(toy_scene, alpha, preset("default"))
+    assert sum(asked) == before > 0
+    presence(toy_scene, alpha, preset("paper"))
+    assert sum(asked) == before + 2 * evidence.DRAWS * (len(alpha) + 1)
+
+
+def test_no_single_place_of_a_draw_outweighs_the_others():
+    from peekaboo import evidence
+
+    said = torch.randn(2, 4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    loud = said.clone()
+    loud[0, 1, 0, 3, 3] = 1e4
+    calm, shouted = evidence.gain_map(said, (8, 8)), evidence.gain_map(loud, (8, 8))
+    most = evidence.LOUDEST * loud[0, 1].std() / 8  # of two views with four draws each
+    assert 0 < shouted[0, 3, 3] - calm[0, 3, 3] < most + 1
+    torch.testing.assert_close(evidence.gain_map(said.clamp(-1, 1), (8, 8))[0], said.clamp(-1, 1).mean(1).mean(0)[0])
+
+
 def test_pooling_is_the_weighted_mean_of_the_neighbourhood():
     """Against the sum written out; and what lies outside the weights has no say, however loud."""
     from peekaboo import evidence

@@ -2,7 +2,8 @@
 
 Blended with backgrounds b_k, a picture x with opacity α gives y_k = α·x + (1−α)·b_k. So the model denoises one noise on every
 background, and after each step its K clean guesses are brought to agree on one αx and one α, which least squares over k gives
-("triangulation matting", Smith and Blinn, SIGGRAPH 1996). The blend of what they agree on is noised for the next step.
+("triangulation matting", Smith and Blinn, SIGGRAPH 1996). The blend of what they agree on is noised for the next step, mostly with
+the noise that would explain the present one (DDIM, arXiv 2010.02502): with fresh noise alone every picture comes out flat.
 No gradient, no training: what a Peekaboo composite is for masks, solved for the picture as well.
 """
 
@@ -20,6 +21,8 @@ T_FIRST, T_LAST = 0.98, 0.04
 EMPTY = 0.95
 """Of the transparencies of all pixels, the quantile that says how clear the clearest part is: noise hides the backgrounds
 from the first guesses, which then all look nearly opaque."""
+FRESH = 0.5
+"""η: of the noise of the next step, the part that is new; the rest, √(1−η²), is what the present step is made of."""
 LEVEL = 0.25
 """Of the transparencies (opacities) of the pixels more clear (opaque) than not, the quantile from which on a pixel counts as
 wholly clear (opaque)."""
@@ -82,16 +85,24 @@ def sample(
     colours = opposite_colours(backgrounds, generator).to(device)
     premultiplied, alpha = torch.full((3, *size), 0.25, device=device), torch.full(size, 0.5, device=device)
     conditions = torch.cat([embedding.expand(backgrounds, -1, -1), null.expand(backgrounds, -1, -1)])
+    latents = denoiser.encode(blend(premultiplied, alpha, colours))
+    noise = shared_noise(latents, generator)
     for fraction in torch.linspace(T_FIRST, T_LAST, steps):
-        t = torch.full((2 * backgrounds,), round(float(fraction) * denoiser.timesteps), device=device)
-        latents = denoiser.encode(blend(premultiplied, alpha, colours))
-        noise = torch.randn(1, *latents.shape[1:], generator=generator).to(device)  # one for all backgrounds
-        noisy = denoiser.add_noise(latents, noise.expand_as(latents), t[:backgrounds])
-        prompt, empty = denoiser.predict(torch.cat([noisy, noisy]), t, conditions).chunk(2)
+        t = torch.full((backgrounds,), round(float(fraction) * denoiser.timesteps), device=device)
+        noisy = denoiser.add_noise(latents, noise, t)
+        prompt, empty = denoiser.predict(torch.cat([noisy, noisy]), torch.cat([t, t]), conditions).chunk(2)
         guided = empty + guidance_scale * (prompt - empty)
-        alpha_bar = denoiser.alphas_cumprod[t[0]]
-        guesses = denoiser.decode((noisy - (1 - alpha_bar).sqrt() * guided) / alpha_bar.sqrt())
+        signal, spread = denoiser.alphas_cumprod[t[0]].sqrt(), (1 - denoiser.alphas_cumprod[t[0]]).sqrt()
+        guesses = denoiser.decode((noisy - spread * guided) / signal)
         raw, opacity = triangulate(guesses.float(), colours)
         alpha = stretch(opacity)
         premultiplied = raw / opacity.clamp_min(1e-3) * alpha
         yield premultiplied, alpha
+        latents = denoiser.encode(blend(premultiplied, alpha, colours))
+        explaining = (noisy - signal * latents) / spread
+        noise = (1 - FRESH**2) ** 0.5 * explaining + FRESH * shared_noise(latents, generator)
+
+
+def shared_noise(latents: Tensor, generator: torch.Generator) -> Tensor:
+    """ε ~ N(0, I), one for all of (K, C, h, w)."""
+    return torch.randn(1, *latents.shape[1:], generator=generator).to(latents).expand_as(latents)

@@ -13,6 +13,8 @@ from torch import Tensor
 from peekaboo import attention, distill
 from peekaboo.denoisers.base import Denoiser
 from peekaboo.errors import ModelError
+from peekaboo.scene import Scene
+from peekaboo.settings import Settings
 
 RIVALS = (
     *("dog", "car", "apple", "house", "tree", "shoe", "fish", "guitar", "chair", "bird", "cup", "flower"),
@@ -21,6 +23,12 @@ RIVALS = (
 """Everyday names, of many kinds, that any text-to-image model knows."""
 
 
+DRAWS = 12
+"""Noised versions of each view that are asked of, where there is no first map to tell how many."""
+BAND = (0.02, 0.98)
+"""Their timesteps, as fractions of the schedule's length: all but the ends, as in the paper."""
+LOUDEST = 3.0
+"""Standard deviations of a draw's map at which it is cut."""
 ATTENTION_DRAWS, ATTENTION_BAND = 4, (0.05, 0.4)
 """Noised versions, of the picture and of its mirror image, whose attention is read, and their timesteps: little noise, since
 what is read is where things are."""
@@ -48,35 +56,34 @@ def gains(
     return distill.error_gain(distill.predict(denoiser, latents, embeddings, null, t, noise))
 
 
-def agreed(maps: list[Tensor], size: tuple[int, int], mode: str) -> Tensor:
-    """The mean of the maps (N, h, w) of the two views, the second turned back, on a grid of `size`."""
-    seen, mirrored = maps
-    both = torch.stack([seen, mirrored.flip(-1)]).float()
-    return F.interpolate(both, size=size, mode=mode, align_corners=False).mean(dim=0)
-
-
 @torch.no_grad()
-def gain_map(
-    denoiser: Denoiser,
-    latents: tuple[Tensor, Tensor],
-    embeddings: Tensor,
-    null: Tensor,
-    draws: int,
-    band: tuple[float, float],
-    size: tuple[int, int],
-    generator: torch.Generator,
-) -> Tensor:
-    """The mean error gain over `draws` draws on each of the two views of a picture (`Scene.views`), on a grid of `size`: (N, h, w).
+def testimony(scene: Scene, settings: Settings) -> Tensor:
+    """What every draw says of every place: the error gains of the prompts, (2, D, N, h, w), of the picture and, turned back, of its mirror
+    image. D is `settings.warm_start`, or `DRAWS` without one. Computed when first asked.
 
-    null: what the prompts are compared with, (1, tokens, width), or several that the draws take in turn, (K, tokens, width). Of
-    rival names each draw's gain is :math:`|ε_r-ε|^2 - |ε_p-ε|^2`: the gain over nothing, less the rival's own.
+    Of a prompt and a rival name, the draws' in turn, the gain is :math:`|ε_r-ε|^2 - |ε_p-ε|^2`: the gain over nothing, less the rival's own.
+    Without rivals it is the gain over nothing. The draws are stratified over the schedule (`BAND`) and the same for all prompts.
     """
-    null = null[torch.arange(draws) % len(null)] if len(null) > 1 else null
-    maps = []
-    for view in latents:
-        t = distill.draw_timesteps(draws, *band, denoiser.timesteps, generator)
-        maps.append(gains(denoiser, view, embeddings, null, t, generator).mean(dim=0))
-    return agreed(maps, size, "bilinear")
+    draws = settings.warm_start or DRAWS
+    key = (draws, settings.seed)
+    if key not in scene.memo:
+        generator = torch.Generator().manual_seed(settings.seed)
+        null = scene.null if scene.rivals is None else scene.rivals
+        null = null[torch.arange(draws) % len(null)] if len(null) > 1 else null
+        said = []
+        for view in scene.views:
+            t = distill.draw_timesteps(draws, *BAND, scene.denoiser.timesteps, generator)
+            said.append(gains(scene.denoiser, view, scene.embeddings, null, t, generator))
+        scene.memo[key] = torch.stack([said[0], said[1].flip(-1)])
+    return scene.memo[key]
+
+
+def gain_map(said: Tensor, size: tuple[int, int]) -> Tensor:
+    """The mean of a `testimony` (2, D, N, h, w) on a grid of `size`: (N, h, w). In each draw a place counts for no more than `LOUDEST`
+    standard deviations of its map: no single latent speaks for a thing."""
+    deviation = said.flatten(3).std(dim=-1)[..., None, None]
+    kept = said.clamp(-LOUDEST * deviation, LOUDEST * deviation)
+    return F.interpolate(kept.mean(dim=1).float(), size=size, mode="bilinear", align_corners=False).mean(dim=0)
 
 
 @torch.no_grad()
@@ -99,7 +106,8 @@ def attention_map(
             maps.append(attention.heat(denoiser, view, embeddings, words, t, noise))
         except ModelError:
             return None
-    large = agreed(maps, size, "bicubic")
+    both = torch.stack([maps[0], maps[1].flip(-1)]).float()
+    large = F.interpolate(both, size=size, mode="bicubic", align_corners=False).mean(dim=0)
     low, high = spread(large)
     return ((large - low) / (high - low).clamp_min(1e-12)).clamp(0, 1)
 

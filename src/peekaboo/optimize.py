@@ -148,15 +148,11 @@ def warm_start(
     """Logits (N, h, w), before their blur, without descent: where each prompt explains the picture's noise better than other
     names, or than no prompt, do.
 
-    The denoising-error gain on the picture itself, from `settings.warm_start` draws a view (`evidence.gain_map`), pooled over
+    The denoising-error gain on the picture itself, from `settings.warm_start` draws a view (`evidence.testimony`), pooled over
     what the prompt's words attend to (`evidence.pooled`), weighed by the places that prompts tell, and scaled so that, blurred, its median is 0 and its peak (98 %
     quantile) 1; undecided where it is `settings.cut`.
     """
-    band = (settings.t_min, settings.t_max)
-    null = scene.null if scene.rivals is None else scene.rivals
-    gain = evidence.gain_map(
-        scene.denoiser, scene.views, scene.embeddings, null, settings.warm_start, band, size, generator
-    )
+    gain = evidence.gain_map(evidence.testimony(scene, settings), size)
     if scene.words is not None and settings.pooling:
         weights = evidence.attention_map(scene.denoiser, scene.views, scene.embeddings, scene.words, size, generator)
         if weights is not None:

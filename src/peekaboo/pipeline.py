@@ -237,7 +237,7 @@ class Run:
         image = to_model(self.picture.rgb, self.model_size).to(self.denoiser.device)
         embeddings = self.denoiser.encode_prompt([*self.asked, ""])
         rivals = None
-        if self.settings.warm_start and self.settings.rivals:
+        if self.settings.rivals:
             rivals = self.denoiser.encode_prompt(evidence.rivals_of(self.asked))
         pools = self.settings.warm_start and self.settings.pooling
         words = attention.words_of(self.denoiser, self.asked) if pools else None

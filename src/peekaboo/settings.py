@@ -65,8 +65,8 @@ class Settings(Checked):
     blur: what guides the bilateral blur: "rgb", "depth" (a network's, see depth_model, or the map that `segment(guide=…)`
     gives), or "none"; a given guide always wins.
     warm_start: draws of (t, ε), for the picture and for its mirror image, for the forward-only map that alpha starts from; 0 starts from noise, as the paper does.
-    rivals: True compares the prompt, for that map, with other names, a draw each, rather than with no prompt: what speaks for any
-    object at all does not count, and it costs nothing.
+    rivals: True compares the prompt, for that map and for `presence`, with other names, a draw each, rather than with no prompt: what speaks
+    for any object at all does not count, and it costs nothing.
     pooling: how far the map's evidence is pooled over what the prompt's words attend to, in shares of the picture's shorter side
     (a standard deviation); 0 takes each place for itself.
     cut: where that map, its median 0 and its peak 1, counts as undecided.
@@ -92,7 +92,7 @@ class Settings(Checked):
     preset: str = "default"
     alpha: Alpha = "raster"
     blur: Blur = "rgb"
-    warm_start: int = 12
+    warm_start: int = 24
     rivals: bool = True
     pooling: float = 0.17
     cut: float = 0.33
@@ -116,7 +116,7 @@ class Settings(Checked):
     threshold: float = 0.5
     compete: bool = True
     places: bool = True
-    presence: float = 0.2
+    presence: float = 0.3
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -206,10 +206,10 @@ class GenerateSettings(Checked):
     preset: str = "default"
     alpha: Alpha = "raster"
     start: Start = "consensus"
-    start_steps: int = 30
+    start_steps: int = 20
     start_guidance: float = 5.0
     steps: int = 0
-    backgrounds: int = 6
+    backgrounds: int = 4
     draws: int = 1
     estimator: Estimator = "sds"
     guidance_scale: float = 7.5
