@@ -233,7 +233,7 @@ def test_the_warm_start_asks_the_rivals(toy_scene, toy):
     maps = {}
     for name in ("red", "blue"):
         scene = dataclasses.replace(toy_scene, rivals=toy.encode_prompt([name, name]))
-        start = optimize.warm_start(scene, settings, size, lambda x: x, torch.Generator().manual_seed(0))
+        *_, start = optimize.first_maps(scene, settings, size, lambda x: x, torch.Generator().manual_seed(0))
         maps[name] = start[0]
     assert maps["red"].std() == 0
     assert maps["blue"][4:16, 8:24].mean() > maps["blue"][18:, 26:].mean() + 3
@@ -250,12 +250,25 @@ def test_first_map_and_presence_share_their_draws(toy_scene, toy, monkeypatch):
         type(toy), "predict", lambda self, noisy, t, e: asked.append(len(noisy)) or predict(self, noisy, t, e)
     )
     alpha = torch.ones(len(toy_scene.embeddings), 24, 40)
-    evidence.testimony(toy_scene, preset("default"))
+    first, *_, said = evidence.hear(toy_scene, preset("default"))
+    assert (first.shape[1], said.shape[1]) == (6, 24)
+    torch.testing.assert_close(evidence.testimony(toy_scene, preset("default")), said)
     before = sum(asked)
     presence(toy_scene, alpha, preset("default"))
     assert sum(asked) == before > 0
     presence(toy_scene, alpha, preset("paper"))
     assert sum(asked) == before + 2 * evidence.DRAWS * (len(alpha) + 1)
+
+
+def test_the_parts_of_the_draws_each_span_the_schedule_and_leave_none_out():
+    from peekaboo import evidence
+
+    for draws in (1, 7, 8, 24, 25):
+        taken = [i for part in evidence.parts(draws) for i in range(draws)[part]]
+        assert sorted(taken) == list(range(draws))
+    first = range(24)[evidence.parts(24)[0]]
+    assert (first[0], first[-1]) == (0, 20)
+    assert evidence.parts(0) == []
 
 
 def test_no_single_place_of_a_draw_outweighs_the_others():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -49,33 +49,53 @@ def gains(
     embeddings: Tensor,
     null: Tensor,
     t: Tensor,
-    generator: torch.Generator,
+    noise: Tensor,
 ) -> Tensor:
-    """`distill.error_gain` at the timesteps t (D,): (D, N, h, w)."""
-    noise = distill.draw_noise(len(t), latents, generator)
+    """`distill.error_gain` at the timesteps t (D,) with noise (D, 1, C, h, w): (D, N, h, w)."""
     return distill.error_gain(distill.predict(denoiser, latents, embeddings, null, t, noise))
 
 
+def parts(draws: int) -> list[slice]:
+    """`draws` draws, low timesteps to high, in parts that each span the schedule: a quarter, a quarter, and the rest. Few draws are one."""
+    return [slice(0, None, 4), slice(2, None, 4), slice(1, None, 2)] if draws >= 8 else [slice(None)] if draws else []
+
+
 @torch.no_grad()
-def testimony(scene: Scene, settings: Settings) -> Tensor:
-    """What every draw says of every place: the error gains of the prompts, (2, D, N, h, w), of the picture and, turned back, of its mirror
-    image. D is `settings.warm_start`, or `DRAWS` without one. Computed when first asked.
+def hear(scene: Scene, settings: Settings) -> Iterator[Tensor]:
+    """What every draw says of every place, after each of the `parts` of the draws: the error gains of the prompts, (2, D, N, h, w), of the
+    picture and, turned back, of its mirror image, D growing to `settings.warm_start`, or to `DRAWS` without one. Nothing is asked twice
+    of a scene.
 
     Of a prompt and a rival name, the draws' in turn, the gain is :math:`|ε_r-ε|^2 - |ε_p-ε|^2`: the gain over nothing, less the rival's own.
     Without rivals it is the gain over nothing. The draws are stratified over the schedule (`BAND`) and the same for all prompts.
     """
     draws = settings.warm_start or DRAWS
-    key = (draws, settings.seed)
-    if key not in scene.memo:
-        generator = torch.Generator().manual_seed(settings.seed)
-        null = scene.null if scene.rivals is None else scene.rivals
-        null = null[torch.arange(draws) % len(null)] if len(null) > 1 else null
-        said = []
-        for view in scene.views:
-            t = distill.draw_timesteps(draws, *BAND, scene.denoiser.timesteps, generator)
-            said.append(gains(scene.denoiser, view, scene.embeddings, null, t, generator))
-        scene.memo[key] = torch.stack([said[0], said[1].flip(-1)])
-    return scene.memo[key]
+    heard = scene.memo.setdefault((draws, settings.seed), [])
+    generator = torch.Generator().manual_seed(settings.seed)
+    null = scene.null if scene.rivals is None else scene.rivals
+    null = null[torch.arange(draws) % len(null)] if len(null) > 1 else null
+    views = [
+        (
+            distill.draw_timesteps(draws, *BAND, scene.denoiser.timesteps, generator),
+            distill.draw_noise(draws, view, generator),
+        )
+        for view in scene.views
+    ]
+    for index, part in enumerate(parts(draws)):
+        if index == len(heard):
+            against = null[part] if len(null) > 1 else null
+            seen, mirrored = (
+                gains(scene.denoiser, view, scene.embeddings, against, t[part], noise[part])
+                for view, (t, noise) in zip(scene.views, views, strict=True)
+            )
+            heard.append(torch.stack([seen, mirrored.flip(-1)]))
+        yield torch.cat(heard[: index + 1], dim=1)
+
+
+def testimony(scene: Scene, settings: Settings) -> Tensor:
+    """What has been heard of a scene so far (`hear`); all there is to hear, where nothing has been."""
+    heard = scene.memo.get((settings.warm_start or DRAWS, settings.seed))
+    return torch.cat(heard, dim=1) if heard else list(hear(scene, settings))[-1]
 
 
 def gain_map(said: Tensor, size: tuple[int, int]) -> Tensor:

@@ -51,7 +51,7 @@ def make_blur(scene: Scene, settings: Settings) -> Blur:
 
 def run(scene: Scene, settings: Settings) -> Iterator[Step]:
     """Optimise the alphas of one picture's prompts. Yields a `Step` after each iteration; the warm start, where there is one, is
-    the first. Raises NumericalError, with the step's number, when a value is no number any more."""
+    the first few. Raises NumericalError, with the step's number, when a value is no number any more."""
     clock, previous = time.perf_counter(), None
     generator = torch.Generator().manual_seed(settings.seed)
     total = iterations(settings)
@@ -67,18 +67,18 @@ def run(scene: Scene, settings: Settings) -> Iterator[Step]:
 
 
 def iterations(settings: Settings) -> int:
-    """How many Steps a run yields: the warm start, where there is one, counts as the first."""
-    return settings.steps + (settings.warm_start > 0)
+    """How many Steps a run yields: the warm start, where there is one, counts as the first few."""
+    return settings.steps + len(evidence.parts(settings.warm_start))
 
 
 def alphas(scene: Scene, settings: Settings, generator: torch.Generator) -> Iterator[Tensor]:
-    """The alphas (N, h, w) after the warm start and after each step of descent."""
+    """The alphas (N, h, w) after each part of the warm start and after each step of descent."""
     size = alpha_grid(scene.denoiser, scene.image.shape[-2:])
     blur = make_blur(scene, settings)
     start = None
     if settings.warm_start:
-        start = warm_start(scene, settings, size, blur, generator)
-        yield alpha_of(blur(start), settings.compete)
+        for start in first_maps(scene, settings, size, blur, generator):
+            yield alpha_of(blur(start), settings.compete)
     if settings.steps:
         model = make_model(len(scene.embeddings), size, blur, settings, generator, start, scene.image.device)
         yield from descend(scene, settings, model, generator)
@@ -142,22 +142,24 @@ def learning_rate(settings: Settings, pixels: int) -> float:
     return settings.learning_rate * PAPER_PIXELS / (pixels if settings.alpha == "fourier" else 1)
 
 
-def warm_start(
+def first_maps(
     scene: Scene, settings: Settings, size: tuple[int, int], blur: Blur, generator: torch.Generator
-) -> Tensor:
+) -> Iterator[Tensor]:
     """Logits (N, h, w), before their blur, without descent: where each prompt explains the picture's noise better than other
-    names, or than no prompt, do.
+    names, or than no prompt, do. The first from a quarter of the draws, then from half, then from all (`evidence.parts`).
 
-    The denoising-error gain on the picture itself, from `settings.warm_start` draws a view (`evidence.testimony`), pooled over
+    The denoising-error gain on the picture itself, from `settings.warm_start` draws a view (`evidence.hear`), pooled over
     what the prompt's words attend to (`evidence.pooled`), weighed by the places that prompts tell, and scaled so that, blurred, its median is 0 and its peak (98 %
     quantile) 1; undecided where it is `settings.cut`.
     """
-    gain = evidence.gain_map(evidence.testimony(scene, settings), size)
+    weights: Tensor | None = None
     if scene.words is not None and settings.pooling:
         weights = evidence.attention_map(scene.denoiser, scene.views, scene.embeddings, scene.words, size, generator)
+    for said in evidence.hear(scene, settings):
+        gain = evidence.gain_map(said, size)
         if weights is not None:
             gain = evidence.pooled(gain, weights, settings.pooling * min(size))
-    if scene.prior is not None:
-        gain = gain * torch.where(gain > 0, scene.prior.to(gain), 1.0)
-    low, high = evidence.spread(blur(gain))
-    return STEEPNESS * ((gain - low) / (high - low).clamp_min(1e-12) - settings.cut)
+        if scene.prior is not None:
+            gain = gain * torch.where(gain > 0, scene.prior.to(gain), 1.0)
+        low, high = evidence.spread(blur(gain))
+        yield STEEPNESS * ((gain - low) / (high - low).clamp_min(1e-12) - settings.cut)

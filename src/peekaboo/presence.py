@@ -20,7 +20,7 @@ SHARE = 48
 @torch.no_grad()
 def standing(scene: Scene, alpha: Tensor, settings: Settings) -> Tensor:
     r"""How many standard errors (N,) the prompt's mean error gain over rival names lies above zero, where alpha (N, h, w) is (the
-    Diffusion Classifier's test, arXiv 2303.16203, in one place). It costs nothing: the draws are the first map's (`evidence.testimony`).
+    Diffusion Classifier's test, arXiv 2303.16203, in one place). It costs nothing: the draws are the first map's (`evidence.hear`).
 
     With g_d (h, w) the gain of draw d, :math:`s_d = \sum α^4 g_d` (so that only places which the thing fills have a say) and the
     result :math:`\sqrt{48} · \bar s / σ_s`.
@@ -34,5 +34,7 @@ def standing(scene: Scene, alpha: Tensor, settings: Settings) -> Tensor:
 
 def presence(scene: Scene, alpha: Tensor, settings: Settings) -> Tensor:
     """The score (N,) in [0, 1]: a logistic curve of `standing`. 0 where alpha is empty."""
+    if not alpha.any():
+        return torch.zeros(len(alpha))
     score = torch.sigmoid(SLOPE * (standing(scene, alpha, settings) - MIDDLE))
     return score * (alpha.amax(dim=(1, 2)).to(score.device) > 0)

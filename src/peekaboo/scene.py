@@ -27,7 +27,7 @@ class Scene:
     names that no prompt holds, (K, tokens, width), or None. words: the positions of each prompt's own words among its tokens, or
     None where the denoiser has no attention to read. prior: weights (N, h, w) in [0, 1] of the evidence on the α grid, or None.
     guide: (1, C, h, w) on the α grid, or None for no blur. judge: what the CLIP loss asks; None where no loss does. memo: what
-    `evidence.testimony` has found, so that the first map and the score of presence share it.
+    `evidence.hear` has found, so that the first map and the score of presence share it.
     """
 
     denoiser: Denoiser
@@ -39,7 +39,7 @@ class Scene:
     rivals: Tensor | None = None
     words: list[list[int]] | None = None
     prior: Tensor | None = None
-    memo: dict[tuple[int, int], Tensor] = field(default_factory=dict, init=False, compare=False, repr=False)
+    memo: dict[tuple[int, int], list[Tensor]] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     @cached_property
     def views(self) -> tuple[Tensor, Tensor]:
