@@ -1,4 +1,4 @@
-"""Pictures with transparency: `make bench-generate`. Writes benchmarks/generate.md and docs/generate.jpg.
+"""Pictures with transparency: `make bench-generate`. Writes benchmarks/generate.md and docs/generate.jpg, anew after every row.
 
     python benchmarks/generate.py [--prompts 40] [--seeds 2] [--only consensus …] [--paper-prompts 5]
 
@@ -61,11 +61,11 @@ def made(**settings: object) -> Method:
 
 METHODS: dict[str, Method] = {
     "default": made(),
-    "default + 30 steps of SDS": made(steps=30, guidance_scale=15.0, learning_rate=0.05),
-    "default + 30 steps of CSD": made(steps=30, estimator="csd", learning_rate=0.05),
     "sample, then segment": segmented,
     "sample, then key its border's colour": keyed,
     "paper": made(preset="paper"),
+    "default + 30 steps of SDS": made(steps=30, guidance_scale=15.0, learning_rate=0.05),
+    "default + 30 steps of CSD": made(steps=30, estimator="csd", learning_rate=0.05),
 }
 
 
@@ -132,13 +132,9 @@ def main() -> None:
         )
         print(lines[-1], flush=True)
         shown[method] = images[:10]
-    sheet(shown, names[:10]).save(options.sheet, quality=88)
-    lines += [
-        "",
-        f"{platform.machine()} with {os.cpu_count()} cores, {datetime.date.today()}; {SIDE} px, bundled model.",
-        "",
-    ]
-    options.out.write_text("\n".join(lines))
+        sheet(shown, names[:10]).save(options.sheet, quality=88)
+        note = f"{platform.machine()} with {os.cpu_count()} cores, {datetime.date.today()}; {SIDE} px, bundled model."
+        options.out.write_text("\n".join([*lines, "", note, ""]))
 
 
 if __name__ == "__main__":
