@@ -88,3 +88,31 @@ def test_the_same_seed_gives_the_same_bytes(model):
     image = DATA / "01.png"
     one, two = (model.segment(image, "a castle", seed=11) for _ in range(2))
     assert one.alpha.tobytes() == two.alpha.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("knows", "device", "expected"),
+    [
+        ({"avx512_bf16": True}, "cpu", torch.bfloat16),
+        ({"amx_bf16": True}, "cpu", torch.bfloat16),
+        ({"avx2": True, "avx512_bf16": False}, "cpu", torch.float32),
+        ({"avx512_bf16": True}, "cuda", torch.float32),
+    ],
+)
+def test_the_bundled_model_is_bfloat16_where_the_processor_is(knows, device, expected, monkeypatch):
+    from peekaboo.denoisers.load import bundled_dtype
+
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: knows, raising=False)
+    assert bundled_dtype(torch.device(device)) == expected
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert bundled_dtype(torch.device(device)) == torch.float32  # an older PyTorch, which cannot tell
+
+
+def test_bfloat16_finds_the_same_masks(scenes):
+    """On every machine, native or not: the precision that is the default on some must not change what is found."""
+    models = [Peekaboo.from_pretrained(dtype=dtype) for dtype in ("float32", "bfloat16")]
+    alike = []
+    for picture, prompt, _, _ in scenes[:4]:
+        one, two = (model.segment(picture, prompt, presence=0.0).mask[0] for model in models)
+        alike.append(iou(one, two))
+    assert np.mean(alike) > 0.95

@@ -74,6 +74,14 @@ def pick_dtype(dtype: str | None, device: torch.device) -> torch.dtype:
     return names[dtype]
 
 
+def bundled_dtype(device: torch.device) -> torch.dtype:
+    """The bundled model's precision where none is named: bfloat16 on a processor that multiplies it natively, which is faster there
+    and finds the same masks (benchmarks/levers.md), else float32; too small a model to gain from half precision on a GPU."""
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    native = any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
+    return torch.bfloat16 if device.type == "cpu" and native else torch.float32
+
+
 def load_pipeline(name: str | Path = BUNDLED, device: str | None = None, dtype: str | None = None) -> Any:
     """Load a text-to-image pipeline, weights from safetensors only (a pickle can run code when it is opened).
 
@@ -82,8 +90,8 @@ def load_pipeline(name: str | Path = BUNDLED, device: str | None = None, dtype: 
     """
     chosen_device = pick_device(device)
     bundled = str(name) == BUNDLED
-    small = bundled and dtype in (None, "auto")  # so small that half precision gains nothing
-    chosen_dtype = torch.float32 if small else pick_dtype(dtype, chosen_device)
+    own = bundled and dtype in (None, "auto")
+    chosen_dtype = bundled_dtype(chosen_device) if own else pick_dtype(dtype, chosen_device)
     try:
         path = bundled_folder() if bundled else Path(name).expanduser()
         is_folder, is_file = path.is_dir(), path.is_file()
