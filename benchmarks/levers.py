@@ -5,7 +5,7 @@
 --batches measures one lever that `default` does without: several pictures of a folder in one batch. It can at most bring every pass to
 the cost that a pass has in the largest batch.
 
-Each row changes one thing of `default`. Scenes are new compositions of *training* cut-outs: settings are chosen here, so that the
+Each row changes one thing of `default`, or the precision. Scenes are new compositions of *training* cut-outs: settings are chosen here, so that the
 held-out scenes stay for measuring. IoU of the mask at the picture's own size; seconds of the whole run. The same scenes in every
 row: ± is the standard error of the difference to `default`, sample by sample.
 """
@@ -29,8 +29,9 @@ from peekaboo.evaluation import iou
 TABLE = Path(__file__).parent / "levers.md"
 LEVERS: dict[str, dict[str, Any]] = {
     "default": {},
-    "first map: 8 draws": {"warm_start": 8},
-    "first map: 24 draws": {"warm_start": 24},
+    "first map: 12 draws": {"warm_start": 12},
+    "first map: 48 draws": {"warm_start": 48},
+    "float32 instead of the processor's bfloat16": {"dtype": "float32"},
     "first map: against nothing, not rival names": {"rivals": False},
     "first map: not pooled over attention": {"pooling": 0.0},
     "no first map: 40 steps from an undecided mask": {"warm_start": 0, "steps": 40},
@@ -39,9 +40,9 @@ LEVERS: dict[str, dict[str, Any]] = {
     "three times the steps": {"steps": 12},
     "one draw a step": {"draws": 1},
     "four draws a step": {"draws": 4},
-    "early, noisy timesteps only (.6 to .98)": {"t_min": 0.6, "t_max": 0.98},
-    "late, clean timesteps only (.02 to .4)": {"t_min": 0.02, "t_max": 0.4},
-    "all timesteps (.02 to .98)": {"t_min": 0.02, "t_max": 0.98},
+    "steps: early, noisy timesteps only (.6 to .98)": {"t_min": 0.6, "t_max": 0.98},
+    "steps: late, clean timesteps only (.02 to .4)": {"t_min": 0.02, "t_max": 0.4},
+    "steps: all timesteps (.02 to .98)": {"t_min": 0.02, "t_max": 0.98},
     "the paper's score instead of the classifier's": {"estimator": "sds"},
     "the complement scored too": {"complement": 0.5},
     "gradient not balanced": {"balance": False},
@@ -52,7 +53,9 @@ LEVERS: dict[str, dict[str, Any]] = {
 
 
 def measure(model: Peekaboo, chosen: list[Sample], changes: dict[str, Any]) -> tuple[np.ndarray, float, float]:
-    """IoU of each sample, the share of masks on the wrong object, and seconds an image. Presence is not asked: everything is found."""
+    """Changes of the settings, or of the model's dtype: IoU of each sample, the share of masks on the wrong object, and seconds an image. Presence is not asked: everything is found."""
+    if "dtype" in changes:
+        model, changes = Peekaboo.from_pretrained(dtype=changes["dtype"]), {}
     clock = time.perf_counter()
     masks = [model.segment(s.image, s.prompt, presence=0.0, **changes).mask[0] for s in chosen]
     seconds = (time.perf_counter() - clock) / len(chosen)
