@@ -14,6 +14,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from peekaboo import distill
 from peekaboo.denoisers.base import Denoiser
 
 T_FIRST, T_LAST = 0.98, 0.04
@@ -86,7 +87,7 @@ def sample(
     premultiplied, alpha = torch.full((3, *size), 0.25, device=device), torch.full(size, 0.5, device=device)
     conditions = torch.cat([embedding.expand(backgrounds, -1, -1), null.expand(backgrounds, -1, -1)])
     latents = denoiser.encode(blend(premultiplied, alpha, colours))
-    noise = shared_noise(latents, generator)
+    noise = distill.draw_noise(1, latents, generator)[0].expand_as(latents)  # one for all backgrounds
     for fraction in torch.linspace(T_FIRST, T_LAST, steps):
         t = torch.full((backgrounds,), round(float(fraction) * denoiser.timesteps), device=device)
         noisy = denoiser.add_noise(latents, noise, t)
@@ -100,9 +101,4 @@ def sample(
         yield premultiplied, alpha
         latents = denoiser.encode(blend(premultiplied, alpha, colours))
         explaining = (noisy - signal * latents) / spread
-        noise = (1 - FRESH**2) ** 0.5 * explaining + FRESH * shared_noise(latents, generator)
-
-
-def shared_noise(latents: Tensor, generator: torch.Generator) -> Tensor:
-    """ε ~ N(0, I), one for all of (K, C, h, w)."""
-    return torch.randn(1, *latents.shape[1:], generator=generator).to(latents).expand_as(latents)
+        noise = (1 - FRESH**2) ** 0.5 * explaining + FRESH * distill.draw_noise(1, latents, generator)[0]

@@ -77,7 +77,7 @@ class Settings(Checked):
     bundled model or else CLIP ViT-B/16.
     complement: weight of the score on the complement (1−α)·x, which must not be the prompt.
     balance: True shifts every image's alpha gradient so that indifferent pixels stand still; gravity is then not needed.
-    t_min, t_max: timesteps drawn from, as fractions of the training schedule's length.
+    t_min, t_max: timesteps that the steps draw from, as fractions of the training schedule's length (the first map's: `evidence.BAND`).
     guidance_scale: s in :math:`ε̂ = ε_∅ + s(ε_p - ε_∅)`. Other code writes ε_p + s(ε_p − ε_∅), which is one more at the same s.
     gravity: λ of the penalty λ·Σα, on an α grid of four pixels per latent side as in the paper.
     optimizer, learning_rate: "sgd" or "adam", on the logits (see `optimize.learning_rate` for how the paper's is scaled).
