@@ -294,6 +294,29 @@ def test_a_run_goes_on_from_the_released_words(pack_path, tmp_path):
     assert sheep_old != sheep_new or old.get_vocab() != new.get_vocab()
 
 
+# ---------------------------------------------------------------- precision and rate
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_half_precision_only_where_the_processor_multiplies_it(monkeypatch, native):
+    from precision import half
+
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_bf16": native}, raising=False)
+    matrix = torch.eye(4)
+    with half("cpu"):
+        assert (matrix @ matrix).dtype == (torch.bfloat16 if native else torch.float32)
+
+
+def test_the_rate_rises_stays_and_falls_to_zero():
+    from common import trapezoid
+
+    rates = [trapezoid(step, 1000, warmup=100, decay=0.5) for step in range(1001)]
+    assert rates[0] == pytest.approx(0.01)
+    assert rates[99:501] == pytest.approx([1.0] * 402)
+    assert rates[750] == pytest.approx(0.5)
+    assert rates[1000] == 0.0
+
+
 # ---------------------------------------------------------------- alignment
 
 

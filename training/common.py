@@ -60,9 +60,9 @@ def to_pixels(pictures: Tensor, device: str) -> Tensor:
     return pictures.to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def trapezoid(step: int, total: int, warmup: int) -> float:
-    """Learning rate factor: up over the warm-up, constant, then linearly to zero over the last fifth."""
-    return min(1.0, (step + 1) / warmup, 5 * (1 - step / total))
+def trapezoid(step: int, total: int, warmup: int, decay: float = 0.2) -> float:
+    """Learning rate factor: up over the warm-up, constant, then linearly to zero over the last share `decay` of the steps."""
+    return min(1.0, (step + 1) / warmup, (1 - step / total) / decay)
 
 
 class Run:

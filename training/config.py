@@ -116,6 +116,7 @@ class DenoiserConfig:
     lr: float = 8e-4
     muon: bool = True  # for the matrices; AdamW for the rest
     warmup: int = 100  # steps
+    decay: float = 0.2  # share of the steps over which the rate falls to zero
     replay: int = 64  # encoded batches that are kept to be trained on again
     replay_share: float = 0.5  # steps on kept batches: each scene is seen twice on average
     object_weight: float = 3.0  # of a latent that shows an object, against one of background, in the loss

@@ -10,15 +10,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from precision import multiplies_bfloat16
+
 STEEP = (3.4445, -4.7750, 2.0315)  # the quintic whose iterates push every singular value towards 1
 
 
 @torch.no_grad()
 def orthogonal(matrix: Tensor, steps: int = 5) -> Tensor:
-    """Roughly U Vᵀ of `matrix` (n, m), float32: singular values end between 0.7 and 1.2. Computed in bfloat16."""
+    """Roughly U Vᵀ of `matrix` (n, m), float32: singular values end between 0.7 and 1.2. Computed in bfloat16
+    where the device multiplies it natively."""
     tall = matrix.shape[0] > matrix.shape[1]
     x = (matrix.T if tall else matrix).float()
-    x = (x / (x.norm() + 1e-7)).bfloat16()
+    x = x / (x.norm() + 1e-7)
+    if multiplies_bfloat16(x.device.type):
+        x = x.bfloat16()
     a, b, c = STEEP
     for _ in range(steps):
         gram = x @ x.T

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from common import BUNDLED, Run, batches, start_from_released, to_pixels, trapezoid
 from config import Config
+from precision import half
 
 
 def build(cfg: Config) -> AutoencoderKL:
@@ -99,7 +100,7 @@ def main() -> None:
         if done:
             break
         x = to_pixels(next(stream).pictures, device)
-        with torch.autocast(device, torch.bfloat16):
+        with half(device):
             loss, l1 = reconstruction_loss(cfg, vae, x)
         for group in optimiser.param_groups:
             group["lr"] = cfg.vae.lr * trapezoid(step, steps, warmup=100)

@@ -26,6 +26,7 @@ from align import Aligner, middle
 from common import BUNDLED, Run, batches, start_from_released, to_pixels, trapezoid
 from config import Config, cache_folder
 from muon import Muon, is_matrix
+from precision import half
 from scenes import Pack
 from step2_vae import load_trained
 from text import build_text_encoder, build_tokenizer, transplant, words
@@ -87,6 +88,8 @@ class Trainer:
             print(
                 f"text_encoder: {transplant(self.text, self.tokenizer, pack, BUNDLED)} tokens carried over", flush=True
             )
+        for network in (self.unet, self.vae):
+            network.to(memory_format=torch.channels_last)
         self.unet.set_attn_processor(AttnProcessor())  # on a CPU, faster than the fused attention's backward pass
         self.scheduler = build_scheduler(cfg)
         names = [concept.name for concept in pack.every_concept]
@@ -223,7 +226,7 @@ def train(cfg: Config, device: str, fresh: bool = False) -> None:
     mean = aligned = 0.0
     while step < total:
         again = replay.again()
-        with torch.autocast(device, torch.bfloat16):
+        with half(device):
             if again is None:
                 batch = next(stream)
                 latents = trainer.encode(batch.pictures).float()
@@ -234,7 +237,7 @@ def train(cfg: Config, device: str, fresh: bool = False) -> None:
             loss = error + d.align * aligning
         for optimiser in optimisers_:
             for group in optimiser.param_groups:
-                group["lr"] = d.lr * trapezoid(step, total, d.warmup)
+                group["lr"] = d.lr * trapezoid(step, total, d.warmup, d.decay)
             optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
@@ -247,7 +250,7 @@ def train(cfg: Config, device: str, fresh: bool = False) -> None:
         mean = error.item() if mean == 0 else 0.98 * mean + 0.02 * error.item()
         aligned = aligning.item() if aligned == 0 else 0.98 * aligned + 0.02 * aligning.item()
         if step % 50 == 0 or step == total:
-            with torch.autocast(device, torch.bfloat16):
+            with half(device):
                 at_600, gap = trainer.gap(watched_latents, watched)
             run.log(step=step, scenes=step * d.batch, loss=mean, align=aligned, loss_600=at_600, gap=gap)
         if run.due() or step == total:

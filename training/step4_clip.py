@@ -21,6 +21,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTokenizer, C
 from common import Run, batches, start_from_released, to_pixels, trapezoid
 from config import Config, cache_folder
 from muon import Muon, is_matrix
+from precision import half
 from scenes import Pack, compose
 from step3_denoiser import load_tokenizer
 
@@ -144,7 +145,7 @@ def train(cfg: Config, device: str) -> None:
     mean = 0.0
     while step < total:
         batch = next(stream)
-        with torch.autocast(device, torch.bfloat16):
+        with half(device):
             out = model(**tokens(tokenizer, batch.captions, device), pixel_values=to_pixels(batch.pictures, device))
         images, texts = out.image_embeds.float(), out.text_embeds.float()
         scale = model.logit_scale.exp().clamp(max=100)
