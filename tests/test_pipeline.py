@@ -160,3 +160,12 @@ def test_the_same_prompts_are_encoded_once_while_that_is_asked_for_and_not_after
         np.testing.assert_array_equal(result.alpha, alone.alpha)
     model.segment(picture, "red", preset="draft")
     assert len(calls) == 3 * once
+
+
+def test_a_thing_that_fills_most_of_the_picture_is_found_whole(model):
+    rgb = np.full((64, 64, 3), 127, np.uint8)
+    rgb[4:60, 4:60] = (230, 12, 12)  # 77 % of the picture: the median of any map is the thing's
+    mask = model.segment(rgb, "red", preset="draft").mask[0]
+    truth = np.zeros((64, 64), bool)
+    truth[4:60, 4:60] = True
+    assert (mask & truth).sum() / (mask | truth).sum() > 0.85

@@ -4,9 +4,10 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
-from peekaboo import Peekaboo, cli
+from peekaboo import Peekaboo, cli, presence
 from peekaboo.errors import SettingsError
 from peekaboo.evaluation import auroc, false_alarms
 
@@ -80,3 +81,19 @@ def test_false_alarms_are_counted_at_the_highest_threshold_of_that_recall():
     assert false_alarms(present, absent, recall=0.95) == (0.75, pytest.approx(0.1))
     assert false_alarms(present, absent, recall=0.05) == (0.0, pytest.approx(1.0))
     assert false_alarms(present, absent, recall=1.0) == (1.0, pytest.approx(0.05))
+
+
+def explained_by(toy, picture: np.ndarray, alpha: np.ndarray, draws: int) -> float:
+    run = Peekaboo(toy).start(picture, "red", warm_start=draws)
+    grid = torch.from_numpy(alpha[None].astype(np.float32))
+    return float(presence.explained(run.scene, grid, run.settings)[0])
+
+
+def test_what_is_explained_does_not_rise_with_the_draws_and_little_with_the_size_of_the_thing(toy):
+    small, large = (np.full((32, 32, 3), 127, np.uint8) for _ in range(2))
+    small[8:16, 8:16], large[8:24, 8:24] = (230, 12, 12), (230, 12, 12)
+    tight, wide = (np.zeros((32, 32)) for _ in range(2))
+    tight[8:16, 8:16], wide[8:24, 8:24] = 1, 1
+    few, many = (explained_by(toy, small, tight, draws) for draws in (8, 64))
+    assert few == pytest.approx(many, rel=0.35)
+    assert 1 < explained_by(toy, large, wide, 64) / many < 4  # the thing is four times as large

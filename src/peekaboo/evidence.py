@@ -33,6 +33,8 @@ LOUDEST = 3.0
 ATTENTION_DRAWS, ATTENTION_BAND = 4, (0.05, 0.4)
 """Noised versions, of the picture and of its mirror image, whose attention is read, and their timesteps: little noise, since
 what is read is where things are."""
+QUIET, LOUD = 0.25, 0.98
+"""The quantiles of attention that count as nothing and as all: three quarters of a picture may show one thing."""
 
 
 def rivals_of(prompts: Sequence[str]) -> list[str]:
@@ -117,7 +119,7 @@ def attention_map(
     generator: torch.Generator,
 ) -> Tensor | None:
     """Where the two views of a picture (`Scene.views`) attend to the prompts' words (`attention.heat`), stretched so that the
-    median is 0 and the 98 % quantile 1, and cut there: (N, h, w) in [0, 1] on a grid of `size`. None where the UNet has no
+    25 % quantile is 0 and the 98 % quantile 1, and cut there: (N, h, w) in [0, 1] on a grid of `size`. None where the UNet has no
     cross-attention that can be read."""
     maps = []
     for view in latents:
@@ -129,7 +131,7 @@ def attention_map(
             return None
     both = torch.stack([maps[0], maps[1].flip(-1)]).float()
     large = F.interpolate(both, size=size, mode="bicubic", align_corners=False).mean(dim=0)
-    low, high = spread(large)
+    low, high = spread(large, QUIET, LOUD)
     return ((large - low) / (high - low).clamp_min(1e-12)).clamp(0, 1)
 
 
@@ -146,7 +148,7 @@ def pooled(maps: Tensor, weights: Tensor, sigma: float) -> Tensor:
     return result
 
 
-def spread(maps: Tensor, high: float = 0.98) -> tuple[Tensor, Tensor]:
-    """The median and the `high` quantile of each map (N, h, w), both (N, 1, 1)."""
+def spread(maps: Tensor, low: float, high: float) -> tuple[Tensor, Tensor]:
+    """The `low` and the `high` quantile of each map (N, h, w), both (N, 1, 1)."""
     flat = maps.flatten(1)
-    return flat.median(dim=1).values.view(-1, 1, 1), flat.quantile(high, dim=1).view(-1, 1, 1)
+    return flat.quantile(low, dim=1).view(-1, 1, 1), flat.quantile(high, dim=1).view(-1, 1, 1)

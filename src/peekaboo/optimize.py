@@ -149,8 +149,9 @@ def first_maps(
     names, or than no prompt, do. The first from a quarter of the draws, then from half, then from all (`evidence.parts`).
 
     The denoising-error gain on the picture itself, from `settings.warm_start` draws a view (`evidence.hear`), pooled over
-    what the prompt's words attend to (`evidence.pooled`), weighed by the places that prompts tell, and scaled so that, blurred, its median is 0 and its peak (98 %
-    quantile) 1; undecided where it is `settings.cut`.
+    what the prompt's words attend to (`evidence.pooled`), weighed by the places that prompts tell, and scaled so that, blurred, the
+    background is 0 and the peak (98 % quantile) 1; undecided where it is `settings.cut`. The background is what the median says, but
+    never more than no gain at all: where a thing fills most of the picture, the median is the thing's.
     """
     weights: Tensor | None = None
     if scene.words is not None and settings.pooling:
@@ -161,5 +162,6 @@ def first_maps(
             gain = evidence.pooled(gain, weights, settings.pooling * min(size))
         if scene.prior is not None:
             gain = gain * torch.where(gain > 0, scene.prior.to(gain), 1.0)
-        low, high = evidence.spread(blur(gain))
+        low, high = evidence.spread(blur(gain), 0.5, evidence.LOUD)
+        low = low.clamp_max(0)
         yield STEEPNESS * ((gain - low) / (high - low).clamp_min(1e-12) - settings.cut)

@@ -69,7 +69,7 @@ class Settings(Checked):
     for any object at all does not count, and it costs nothing.
     pooling: how far the map's evidence is pooled over what the prompt's words attend to, in shares of the picture's shorter side
     (a standard deviation); 0 takes each place for itself.
-    cut: where that map, its median 0 and its peak 1, counts as undecided.
+    cut: where that map, the background 0 and its peak 1, counts as undecided.
     steps: optimisation steps. draws: (t, ε) pairs a step. estimator: "sds", the paper's
     :math:`w(t)(ε̂-ε)`, "csd", the classifier score alone :math:`w(t)(ε_p-ε_∅)` (arXiv 2310.19415), or "clip", minus the
     similarity that an image-text model sees between composite and prompt.
