@@ -6,6 +6,7 @@ Needs the data pack of training step 1 (`make -C training data`).
 from __future__ import annotations
 
 import sys
+import zlib
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -50,6 +51,11 @@ def open_pack(styles: str, split: str = "test") -> Pack:
     return Pack(path, split, styles)
 
 
+def half_of(pool: list[str], half: int | None) -> list[str]:
+    """The names whose checksum is even (half 0) or odd (1); all of them for None. What is calibrated on one half is told of the other."""
+    return [name for name in pool if half is None or zlib.crc32(name.encode()) % 2 == half]
+
+
 def samples(
     count: int,
     seed: int = 2024,
@@ -58,6 +64,7 @@ def samples(
     names: str = "core",
     styles: str = "known",
     split: str = "test",
+    half: int | None = None,
 ) -> list[Sample]:
     """`count` samples, one named object each: the tiers in turn, then the numbers of objects in turn.
 
@@ -70,10 +77,11 @@ def samples(
         styles: "known" for held-out drawings of the icon sets that training has seen, and held-out photographs; "unseen"
             for the drawings of a set that it has never seen.
         split: "train" for new compositions of what training has seen: what settings are tuned on, never reported as quality.
+        half: of the names (`half_of`), 0 or 1, or None for all.
     """
     pack, cfg = open_pack("all" if split == "train" else styles, split), Config()
     rng = np.random.default_rng(seed)
-    pool = pack.core if names == "core" else pack.names
+    pool = half_of(pack.core if names == "core" else pack.names, half)
     result: list[Sample] = []
     while len(result) < count:
         tier = list(TIERS)[len(result) % len(TIERS)]
