@@ -82,16 +82,21 @@ def pipeline(side: int, device: str, dtype: torch.dtype) -> Any:
     unet, vae = parts(side)
     words = CLIPTokenizer.from_pretrained(bundled_folder() / "tokenizer", model_max_length=77)
     config = CLIPTextConfig(
-        vocab_size=len(words), hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12
+        vocab_size=len(words),
+        hidden_size=768,
+        intermediate_size=3072,
+        num_hidden_layers=12,
+        num_attention_heads=12,
+        **{f"{name}_token_id": getattr(words, f"{name}_token_id") for name in ("bos", "eos", "pad")},
     )
-    for name in ("bos", "eos", "pad"):
-        setattr(config, f"{name}_token_id", getattr(words, f"{name}_token_id"))
     pipe = StableDiffusionPipeline(
         vae=vae,
         text_encoder=CLIPTextModel(config),
         tokenizer=words,
         unet=unet,
-        scheduler=DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False),
+        scheduler=DDIMScheduler(
+            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, steps_offset=1
+        ),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
