@@ -20,6 +20,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+from scipy.optimize import minimize
 
 from held_out import Sample, half_of, open_pack, samples, twins
 from peekaboo import Peekaboo, presence
@@ -78,16 +79,13 @@ def calibration(model: Peekaboo, chosen: list[Sample]) -> tuple[float, float]:
 
     def explained(sample: Sample, prompt: str) -> float:
         run = model.start(sample.image, prompt)
-        alpha = [step.alpha for step in run][-1]
-        return float(presence.explained(run.scene, alpha, run.settings)[0])
+        *_, last = run
+        return float(presence.explained(run.scene, last.alpha, run.settings)[0])
 
     asked = [(s, s.prompt) for s in chosen] + list(zip(chosen, absent_names(chosen, CALIBRATED, 12), strict=True))
-    x, y = np.array([explained(*one) for one in asked]), np.repeat([1, 0], len(chosen))
-    inputs, weights = np.stack([x, np.ones_like(x)], axis=1), np.zeros(2)
-    for _ in range(50):  # Newton's method
-        p = 1 / (1 + np.exp(-inputs @ weights))
-        weights += np.linalg.solve((inputs.T * (p * (1 - p))) @ inputs + 1e-9 * np.eye(2), inputs.T @ (y - p))
-    return float(-weights[1] / weights[0]), float(weights[0])
+    x, sign = np.array([explained(*one) for one in asked]), np.repeat([1, -1], len(chosen))
+    fit = minimize(lambda curve: np.logaddexp(0, -sign * curve[1] * (x - curve[0])).sum(), (1.0, 1.0))
+    return float(fit.x[0]), float(fit.x[1])
 
 
 def twins_table(model: Peekaboo, count: int) -> list[str]:

@@ -89,7 +89,7 @@ def measure(model: Peekaboo, chosen: list[Sample], changes: dict[str, Any]) -> t
     return scores, float(np.mean([s.is_wrong(mask) for mask, s in zip(masks, chosen, strict=True)])), seconds
 
 
-BATCHES = (1, 2, 4, 8, 24, 48, 96)
+BATCHES = (1, 2, 4, 6, 8, 12, 16, 24, 48, 96)
 
 
 @torch.no_grad()

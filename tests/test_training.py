@@ -299,7 +299,7 @@ def test_a_run_goes_on_from_the_released_words(pack_path, tmp_path):
 
 @pytest.mark.parametrize("native", [True, False])
 def test_half_precision_only_where_the_processor_multiplies_it(monkeypatch, native):
-    from precision import half
+    from common import half
 
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_bf16": native}, raising=False)
     matrix = torch.eye(4)

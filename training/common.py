@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from config import Config, cache_folder
+from peekaboo.denoisers.load import multiplies_bfloat16
 from scenes import Pack, compose
 
 BUNDLED = Path(__file__).parent.parent / "src" / "peekaboo" / "bundled"
@@ -58,6 +59,11 @@ def batches(cfg: Config, batch: int, seed: int, workers: int = 1) -> Iterator[Ba
 def to_pixels(pictures: Tensor, device: str) -> Tensor:
     """uint8 (B, H, W, 3) to float32 (B, 3, H, W) in [-1, 1]."""
     return pictures.to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def half(device: str) -> torch.autocast:
+    """A context of bfloat16 autocast, or of none where it would slow the device down."""
+    return torch.autocast(device, torch.bfloat16, enabled=multiplies_bfloat16(torch.device(device)))
 
 
 def trapezoid(step: int, total: int, warmup: int, decay: float = 0.2) -> float:

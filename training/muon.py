@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from precision import multiplies_bfloat16
+from peekaboo.denoisers.load import multiplies_bfloat16
 
 STEEP = (3.4445, -4.7750, 2.0315)  # the quintic whose iterates push every singular value towards 1
 
@@ -22,7 +22,7 @@ def orthogonal(matrix: Tensor, steps: int = 5) -> Tensor:
     tall = matrix.shape[0] > matrix.shape[1]
     x = (matrix.T if tall else matrix).float()
     x = x / (x.norm() + 1e-7)
-    if multiplies_bfloat16(x.device.type):
+    if multiplies_bfloat16(x.device):
         x = x.bfloat16()
     a, b, c = STEEP
     for _ in range(steps):

@@ -14,9 +14,8 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from common import BUNDLED, Run, batches, start_from_released, to_pixels, trapezoid
+from common import BUNDLED, Run, batches, half, start_from_released, to_pixels, trapezoid
 from config import Config
-from precision import half
 
 
 def build(cfg: Config) -> AutoencoderKL:

@@ -23,10 +23,9 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from align import Aligner, middle
-from common import BUNDLED, Run, batches, start_from_released, to_pixels, trapezoid
+from common import BUNDLED, Run, batches, half, start_from_released, to_pixels, trapezoid
 from config import Config, cache_folder
 from muon import Muon, is_matrix
-from precision import half
 from scenes import Pack
 from step2_vae import load_trained
 from text import build_text_encoder, build_tokenizer, transplant, words

@@ -18,10 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig
 
-from common import Run, batches, start_from_released, to_pixels, trapezoid
+from common import Run, batches, half, start_from_released, to_pixels, trapezoid
 from config import Config, cache_folder
 from muon import Muon, is_matrix
-from precision import half
 from scenes import Pack, compose
 from step3_denoiser import load_tokenizer
 

@@ -34,7 +34,7 @@ ATTENTION_DRAWS, ATTENTION_BAND = 4, (0.05, 0.4)
 """Noised versions, of the picture and of its mirror image, whose attention is read, and their timesteps: little noise, since
 what is read is where things are."""
 QUIET, LOUD = 0.25, 0.98
-"""The quantiles of attention that count as nothing and as all: three quarters of a picture may show one thing."""
+"""Quantiles: of attention, what counts as nothing (three quarters of a picture may show one thing); of any map, its peak."""
 
 
 def rivals_of(prompts: Sequence[str]) -> list[str]:

@@ -25,8 +25,8 @@ def explained(scene: Scene, alpha: Tensor, settings: Settings) -> Tensor:
     thing, and a sum, in which a small thing has no voice: what noise there is in a sum over places grows with the root of their number.
     No place speaks against the prompt more than half as loud as the loudest (98 % quantile) speak for it.
     """
-    said = evidence.testimony(scene, settings).float().mean(dim=1).mean(dim=0)  # (N, h, w)
-    _, loudest = evidence.spread(said, 0.5, evidence.LOUD)
+    said = evidence.testimony(scene, settings).float().mean(dim=(0, 1))  # (N, h, w)
+    loudest = said.flatten(1).quantile(evidence.LOUD, dim=1).view(-1, 1, 1)
     inside = F.interpolate(alpha.to(said)[None], size=said.shape[-2:], mode="area")[0]
     share = inside * torch.maximum(said, -loudest.clamp_min(0) / 2)
     result: Tensor = (

@@ -74,12 +74,16 @@ def pick_dtype(dtype: str | None, device: torch.device) -> torch.dtype:
     return names[dtype]
 
 
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 numbers natively: GPUs, and some processors. The others emulate it, many times slower."""
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return device.type != "cpu" or any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
+
+
 def bundled_dtype(device: torch.device) -> torch.dtype:
     """The bundled model's precision where none is named: bfloat16 on a processor that multiplies it natively, which is faster there
     and finds the same masks (benchmarks/levers.md), else float32; too small a model to gain from half precision on a GPU."""
-    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    native = any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
-    return torch.bfloat16 if device.type == "cpu" and native else torch.float32
+    return torch.bfloat16 if device.type == "cpu" and multiplies_bfloat16(device) else torch.float32
 
 
 def load_pipeline(name: str | Path = BUNDLED, device: str | None = None, dtype: str | None = None) -> Any:
