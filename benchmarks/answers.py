@@ -79,8 +79,9 @@ def calibration(model: Peekaboo, chosen: list[Sample]) -> tuple[float, float]:
 
     def explained(sample: Sample, prompt: str) -> float:
         run = model.start(sample.image, prompt)
-        *_, last = run
-        return float(presence.explained(run.scene, last.alpha, run.settings)[0])
+        for _ in run:
+            pass
+        return float(presence.explained(run.scene, run.alphas(), run.settings)[0])
 
     asked = [(s, s.prompt) for s in chosen] + list(zip(chosen, absent_names(chosen, CALIBRATED, 12), strict=True))
     x, sign = np.array([explained(*one) for one in asked]), np.repeat([1, -1], len(chosen))

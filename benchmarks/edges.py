@@ -78,12 +78,12 @@ def reduced(sample: Sample) -> torch.Tensor:
     return F.interpolate(exact[None], size=(GRID, GRID), mode="area")[0]
 
 
-def found(model: Peekaboo, sample: Sample) -> torch.Tensor | None:
-    """The model's alpha on the α grid; None where it found something else."""
+def found(model: Peekaboo, sample: Sample) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """The model's alpha on the α grid, and as GrabCut extends it; None where it found something else."""
     run = model.start(sample.image, sample.prompt)
     for step in run:
         alpha = step.alpha.float()
-    return alpha if iou(bilinear(alpha, sample.image) > 0.5, sample.truth) >= GOOD else None
+    return (alpha, run.alphas()) if iou(bilinear(alpha, sample.image) > 0.5, sample.truth) >= GOOD else None
 
 
 def rows(title: str, pairs: list[tuple[Sample, torch.Tensor]], methods: dict[str, Upsampler]) -> list[str]:
@@ -150,8 +150,10 @@ def main() -> None:
         methods = {name: method for name, method in METHODS.items() if side <= 512 or method is not closed_form}
         lines += rows(f"exact, {side} px", [(sample, reduced(sample)) for sample in chosen], methods)
         if model is not None:
-            pairs = [(sample, alpha) for sample in chosen if (alpha := found(model, sample)) is not None]
-            lines += rows(f"model's, {side} px", pairs, methods)
+            pairs = [(sample, both) for sample in chosen if (both := found(model, sample)) is not None]
+            lines += rows(f"model's, {side} px", [(sample, both[0]) for sample, both in pairs], methods)
+            last = {"GrabCut, then Peekaboo's": refined}
+            lines += rows(f"model's, {side} px", [(sample, both[1]) for sample, both in pairs], last)
     lines += ["", "| cut-out | mean error of half-transparent pixels, of 255 |", "|---|---|"]
     lines += halos(2 * options.samples, 256)
     note = (

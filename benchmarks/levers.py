@@ -49,6 +49,8 @@ def compiled() -> Peekaboo:
 
 LEVERS: dict[str, dict[str, Any]] = {
     "default": {},
+    "no GrabCut": {"grabcut": False},
+    "no GrabCut, no descent": {"grabcut": False, "steps": 0},
     "first map: 12 draws": {"warm_start": 12},
     "first map: 48 draws": {"warm_start": 48},
     "float32, also where bfloat16 is native": {"model": in_float32},

@@ -28,7 +28,9 @@ ROWS: dict[str, Settings | None] = {
     "fourier": preset("paper", blur="none", alpha="fourier"),
     "bilateral fourier": preset("paper", alpha="fourier"),
     "rgb bilateral": preset("paper"),
+    "rgb bilateral, then GrabCut": preset("paper", grabcut=True),
     "draft": preset("draft"),
+    "default without GrabCut": preset("default", grabcut=False),
     "default": preset("default"),
 }
 

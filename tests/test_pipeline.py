@@ -169,3 +169,22 @@ def test_a_thing_that_fills_most_of_the_picture_is_found_whole(model):
     truth = np.zeros((64, 64), bool)
     truth[4:60, 4:60] = True
     assert (mask & truth).sum() / (mask | truth).sum() > 0.85
+
+
+def test_colours_carry_the_mask_to_the_things_edges(model, picture):
+    truth = picture[..., 0] > 128
+    with_it, without = (model.start(picture, "red", preset="draft", grabcut=on) for on in (True, False))
+    for run in (with_it, without):
+        assert run.alphas().shape[1:] == run.grid
+        assert not run.alphas().any()
+        for _ in run:
+            pass
+    assert without.alphas().shape[1:] == without.grid
+    assert with_it.alphas().shape[1:] == tuple(2 * side for side in with_it.grid)
+    assert iou(with_it.result().mask[0], truth) > 0.98
+
+
+def test_the_papers_preset_is_left_without_it(model, picture):
+    run = model.start(picture, "red", preset="paper", steps=3)
+    *_, last = run
+    torch.testing.assert_close(run.alphas(), last.alpha)

@@ -191,6 +191,11 @@ def model_size(height: int, width: int, area: int, multiple: int) -> tuple[int, 
     return best_h, best_w
 
 
+def averaged(rgb: NDArray[np.uint8], size: tuple[int, ...]) -> NDArray[np.uint8]:
+    """A picture, HWC uint8, averaged down to (height, width)."""
+    return np.array(Image.fromarray(rgb).resize((size[1], size[0]), Image.Resampling.BOX))
+
+
 def to_model(rgb: NDArray[np.uint8], size: tuple[int, int]) -> Tensor:
     """Resize HWC uint8 to a tensor (1, 3, h, w), float32 in [0, 1], with an antialiasing filter."""
     import torch

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 import peekaboo
-from peekaboo import attention, evidence, generate, optimize, places
+from peekaboo import attention, evidence, generate, grabcut, optimize, places
 from peekaboo.companions import Companions
 from peekaboo.denoisers import BUNDLED, Denoiser, adapt, bundled_folder, load_pipeline
 from peekaboo.denoisers.base import RememberingDenoiser
@@ -266,7 +266,7 @@ class Run:
     def result(self) -> Segmentation:
         """The masks after the last step that was done, at the picture's own size; all zero before the first, and for what scores
         below `Settings.presence`."""
-        alpha = self._placed()
+        alpha = self.alphas()
         with self._timed("score"):
             score = presence(self.scene, alpha, self.settings).cpu()
         alpha = alpha.cpu() * (score >= self.settings.presence).view(-1, 1, 1)
@@ -274,9 +274,17 @@ class Run:
             full = upsample(alpha, self.picture.rgb, cell=ALPHA_PER_LATENT)
         return Segmentation(full, score.numpy(), self.prompts, self.settings, self.picture, self._record())
 
-    def _placed(self) -> Tensor:
-        """The alphas so far (N, h, w) on the α grid, a prompt each; of those that tell a place, the one thing that stands there."""
-        alphas = self.last.alpha.clone() if self.last else torch.zeros(len(self.prompts), *self.grid)
+    def alphas(self) -> Tensor:
+        """The alphas so far (N, h, w), a prompt each, before presence judges them: as far as the picture's colours carry them, on a finer
+        grid than α's where `grabcut` is on; of those that tell a place, the one thing that stands there."""
+        if self.last is None:
+            return torch.zeros(len(self.prompts), *self.grid)
+        alphas = self.last.alpha.clone()
+        if self.settings.grabcut:
+            said = evidence.testimony(self.scene, self.settings)
+            gain = evidence.gain_map(said, (said.shape[-2], said.shape[-1]))
+            with self._timed("extent: GrabCut"):
+                alphas = grabcut.extended(alphas, self.picture.rgb, gain)
         for i, place in enumerate(self.places):
             if place is not None:
                 alphas[i], note = places.keep(alphas[i], place, self.settings.threshold)

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
+
+from peekaboo.images import averaged
 
 STRIP_PIXELS = 1_000_000
 """Pixels refined at a time, so that memory does not grow with the picture."""
@@ -127,8 +128,7 @@ def sharpened(alpha: Tensor, guided: GuidedFilter, work: tuple[int, int]) -> Ten
 
 def _guide(rgb: NDArray[np.uint8], size: tuple[int, ...]) -> Tensor:
     """The picture, averaged down to (height, width): (1, 3, h, w) float32 in [0, 1]."""
-    small = Image.fromarray(rgb).resize((size[1], size[0]), Image.Resampling.BOX)
-    return torch.from_numpy(np.array(small)).permute(2, 0, 1)[None].float() / 255
+    return torch.from_numpy(averaged(rgb, size)).permute(2, 0, 1)[None].float() / 255
 
 
 def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:

@@ -83,6 +83,7 @@ class Settings(Checked):
     optimizer, learning_rate: "sgd" or "adam", on the logits (see `optimize.learning_rate` for how the paper's is scaled).
     kernel_size, blur_iterations, sigma_space, sigma_guide: the bilateral blur's.
     threshold: the mask is alpha above it. compete: several prompts share the pixels (softmax with a "none of them" class).
+    grabcut: True lets the picture's own colours say how far the things extend that alpha has found (`peekaboo.grabcut`).
     presence: what scores less is not there: its mask is empty, its alpha 0. 0 finds everything. See `peekaboo.presence`.
     places: True reads "the left …", "the second … from the right" off a prompt, asks the model for the rest of it, and keeps the thing
     that stands there (`peekaboo.places`); False leaves such words to the model.
@@ -116,6 +117,7 @@ class Settings(Checked):
     threshold: float = 0.5
     compete: bool = True
     places: bool = True
+    grabcut: bool = True
     presence: float = 0.3
     seed: int = 0
 
@@ -152,6 +154,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "optimizer": "sgd",
         "learning_rate": 1e-5,
         "places": False,
+        "grabcut": False,
         "presence": 0.0,
     },
 }
