@@ -136,7 +136,9 @@ def compare(pipe: Any, chosen: list[Sample]) -> tuple[list[str], dict[str, Trace
         reached = t.reaches(target)
         passes = " | ".join(f"{value:.0f}" for value in t.passes.values())
         there = f"{reached:.2f} | {traces['paper'].seconds[:, -1].mean() / reached:.1f}" if reached else "never | "
-        lines.append(f"| `{name}` | {t.masks.mean():.3f} | {t.whole:.2f} | {paper / t.whole:.1f} | {there} | {passes} |")
+        lines.append(
+            f"| `{name}` | {t.masks.mean():.3f} | {t.whole:.2f} | {paper / t.whole:.1f} | {there} | {passes} |"
+        )
     lines.insert(
         3, f"| `paper`, best gravity an image | {best:.3f} | {paper * len(GRAVITIES):.2f} (all of them) | | | | | | |"
     )
