@@ -52,6 +52,14 @@ def test_a_twin_elsewhere_is_left_alone():
     assert iou(mask, one) > 0.95
 
 
+def test_a_twin_that_is_not_meant_is_background():
+    one, other = disc(0.3, 0.5, 0.2), disc(0.7, 0.5, 0.2)
+    alpha, rest, gain = hint(0.3, 0.5, 0.1), hint(0.7, 0.5, 0.18), torch.ones(1, 8, 8)
+    assert iou(grown(alpha, picture(one, other), gain)[0], one | other) > 0.95
+    told = grabcut.extended(alpha, picture(one, other), gain, rest)[0].numpy() > 0.5
+    assert iou(told, one) > 0.95
+
+
 def test_what_is_beyond_the_certain_half_is_added_where_the_evidence_says_so():
     """A thing of two parts, left and right, of which alpha knows the left one."""
     left, right = disc(0.3, 0.5, 0.2), disc(0.7, 0.5, 0.2)

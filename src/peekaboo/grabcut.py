@@ -32,13 +32,14 @@ FEWEST = 16
 """Pixels that each side needs for its colours to be told: a mixture has five parts."""
 
 
-def extended(alpha: Tensor, rgb: NDArray[np.uint8], gain: Tensor) -> Tensor:
+def extended(alpha: Tensor, rgb: NDArray[np.uint8], gain: Tensor, rest: Tensor | None = None) -> Tensor:
     """The alphas (N, h, w) in [0, 1], as far as the picture's colours carry: (N, h', w') float32 on the CPU, at most twice as fine.
 
-    rgb: the picture, HWC uint8. gain: (N, any, any), the evidence for each prompt (`evidence.gain_map`).
+    rgb: the picture, HWC uint8. gain: (N, any, any), the evidence for each prompt (`evidence.gain_map`). rest: (N, h, w), the alphas of
+    what has been found of each and is not meant, such as its twins (`places.keep`), or None.
 
     Each is cut from several `LEVELS`, and the mask that agrees most with the others is taken (`medoid`). A pixel that changes sides
-    gets 1−α, so that what alpha was unsure of stays unsure. What another prompt holds is background. Alphas that nowhere add up
+    gets 1−α, so that what alpha was unsure of stays unsure. What another prompt holds, and the rest, is background. Alphas that nowhere add up
     to more than one still do not. One that is nowhere, or everywhere, above ½ stays as it is.
     """
     alpha, gain = alpha.detach().float().cpu(), gain.detach().float().cpu()
@@ -46,10 +47,11 @@ def extended(alpha: Tensor, rgb: NDArray[np.uint8], gain: Tensor) -> Tensor:
     colours = averaged(rgb, size)
     fine, evidence = resize(alpha, size), resize(gain, size)
     masks = (fine > 0.5).numpy()
+    unmeant = np.zeros_like(masks) if rest is None else (resize(rest.detach().float().cpu(), size) > 0.5).numpy()
 
     def from_level(job: tuple[int, float]) -> NDArray[np.bool_]:
         index, level = job
-        others = masks.any(axis=0) & ~masks[index]
+        others = (masks.any(axis=0) | unmeant[index]) & ~masks[index]
         return extent(colours, fine[index].numpy(), level, others, evidence[index].numpy())
 
     told = [index for index, own in enumerate(masks) if min(own.sum(), (~own).sum()) >= FEWEST]

@@ -280,16 +280,16 @@ class Run:
         if self.last is None:
             return torch.zeros(len(self.prompts), *self.grid)
         alphas = self.last.alpha.clone()
-        if self.settings.grabcut:
-            said = evidence.testimony(self.scene, self.settings)
-            gain = evidence.gain_map(said, (said.shape[-2], said.shape[-1]))
-            with self._timed("extent: GrabCut"):
-                alphas = grabcut.extended(alphas, self.picture.rgb, gain)
         for i, place in enumerate(self.places):
             if place is not None:
                 alphas[i], note = places.keep(alphas[i], place, self.settings.threshold)
                 if note and (text := f"{self.prompts[i]}: {note}.") not in self.notes:
                     self.notes.append(text)
+        if self.settings.grabcut:
+            said = evidence.testimony(self.scene, self.settings)
+            gain = evidence.gain_map(said, (said.shape[-2], said.shape[-1]))
+            with self._timed("extent: GrabCut"):
+                return grabcut.extended(alphas, self.picture.rgb, gain, self.last.alpha - alphas)
         return alphas
 
     def _record(self) -> dict[str, Any]:
