@@ -93,7 +93,7 @@ def main() -> None:
     note = (
         "Held-out scenes of two and three objects, 256 px, one prompt each; "
         f"{options.model or 'bundled model'} on {model.denoiser.device}, {platform.machine()} with {os.cpu_count()} cores, "
-        f"{datetime.date.today()}. `raster` to `rgb bilateral` run under the preset `paper`. Wrong object: the mask covers "
+        f"{datetime.date.today()}. `raster` to `rgb bilateral, then GrabCut` run under the preset `paper`. Wrong object: the mask covers "
         "another object of the scene more than the named one. Every prompt names something that is there, so `presence` is 0."
     )
     options.out.write_text("\n".join([*lines, "", note, ""]))

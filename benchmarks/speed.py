@@ -122,10 +122,9 @@ def spread_of_seeds(pipe: Any, settings: Settings, chosen: list[Sample], seeds: 
 
 def compare(pipe: Any, chosen: list[Sample]) -> tuple[list[str], dict[str, Trace]]:
     """The table of the presets, and their traces."""
-    traces = {"paper": trace(pipe, preset("paper"), chosen)}
+    traces = {title: trace(pipe, settings, chosen) for title, settings in ROWS.items()}
     others = [trace(pipe, preset("paper", gravity=g), chosen) for g in GRAVITIES if g != 0.05]
     best = np.max([t.masks for t in (traces["paper"], *others)], axis=0).mean()
-    traces |= {title: trace(pipe, settings, chosen) for title, settings in ROWS.items() if title not in traces}
     target = float(traces["paper"].iou[:, -1].mean())
     paper = traces["paper"].whole
     lines = [

@@ -11,6 +11,9 @@ from peekaboo import Peekaboo, cli, presence
 from peekaboo.errors import SettingsError
 from peekaboo.evaluation import auroc, false_alarms
 
+NOTHING = float(torch.sigmoid(torch.tensor(-presence.SLOPE * presence.MIDDLE)))
+"""The score of a prompt that explains nothing: where the curve begins."""
+
 
 @pytest.fixture
 def picture() -> np.ndarray:
@@ -23,7 +26,7 @@ def test_what_is_there_scores_high_and_what_is_not_scores_low(toy, picture):
     result = Peekaboo(toy).segment(picture, ["red", "green"])
     there, gone = result.score
     assert there > 0.8
-    assert gone < 0.15
+    assert gone == pytest.approx(NOTHING, abs=2e-3)
     assert result.found.tolist() == [True, False]
 
 
@@ -63,7 +66,7 @@ def test_the_command_says_not_found_writes_an_empty_mask_and_exits_0(tmp_path, t
     monkeypatch.setattr(Peekaboo, "from_pretrained", classmethod(lambda cls, *a, **k: cls(toy)))
     done = CliRunner().invoke(cli.app, ["segment", str(path), "-p", "red", "-p", "green", "-o", str(tmp_path / "out")])
     assert done.exit_code == 0, done.output
-    assert "not found: green (score 0." in done.output
+    assert f"not found: green (score {NOTHING:.2f})" in done.output
     assert np.asarray(Image.open(tmp_path / "out" / "p" / "green" / "mask.png")).max() == 0
     record = json.loads((tmp_path / "out" / "p" / "run.json").read_text())
     assert [row["found"] for row in record["results"]] == [True, False]

@@ -115,12 +115,14 @@ def write_sums(folder: Path) -> None:
 
 
 def forget_paths(folder: Path) -> None:
-    """Leave out of the configurations the paths of the machine they were made on, and the precision they are stored in."""
+    """Leave out of the configurations the paths of the machine they were made on, how its files were fetched, and the precision they are
+    stored in."""
     for file in folder.rglob("*.json"):
         data = json.loads(file.read_text())
         if not isinstance(data, dict) or file.name in {"tokenizer.json", "vocab.json"}:
             continue
-        data.pop("_name_or_path", None)
+        for key in ("_name_or_path", "is_local", "local_files_only"):
+            data.pop(key, None)
         if (
             "dtype" in data
         ):  # transformers would load in it, diffusers in float32: they must agree when nothing is asked
