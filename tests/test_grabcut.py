@@ -54,7 +54,7 @@ def test_a_twin_elsewhere_is_left_alone():
 
 def test_a_twin_that_is_not_meant_is_background():
     one, other = disc(0.3, 0.5, 0.2), disc(0.7, 0.5, 0.2)
-    alpha, rest, gain = hint(0.3, 0.5, 0.1), hint(0.7, 0.5, 0.18), torch.ones(1, 8, 8)
+    alpha, rest, gain = hint(0.3, 0.5, 0.14), hint(0.7, 0.5, 0.18), torch.ones(1, 8, 8)
     assert iou(grown(alpha, picture(one, other), gain)[0], one | other) > 0.95
     told = grabcut.extended(alpha, picture(one, other), gain, rest)[0].numpy() > 0.5
     assert iou(told, one) > 0.95
@@ -68,11 +68,13 @@ def test_what_is_beyond_the_certain_half_is_added_where_the_evidence_says_so():
     everywhere, only_there = torch.ones(1, 8, 8), alpha
     assert iou(grown(alpha, rgb, everywhere)[0], left | right) > 0.95
     assert iou(grown(alpha, rgb, only_there)[0], left) > 0.95
+    bounded = grabcut.extended(alpha, rgb, everywhere, bounded=[True])
+    assert iou(bounded[0].numpy() > 0.5, left) > 0.95
 
 
 def test_a_thing_that_fills_the_picture_is_found_whole():
     thing = disc(0.5, 0.5, 0.47)  # .69 of the picture
-    assert iou(grown(hint(0.4, 0.4, 0.2), picture(thing))[0], thing) > 0.98
+    assert iou(grown(hint(0.4, 0.4, 0.24), picture(thing))[0], thing) > 0.98
 
 
 def test_prompts_share_the_picture():
@@ -91,6 +93,12 @@ def test_what_changes_sides_is_as_unsure_as_before():
     torch.testing.assert_close(
         (result - 0.5).abs(), (grabcut.resize(alpha, (SIDE, SIDE)) - 0.5).abs(), atol=1e-6, rtol=0
     )
+
+
+def test_a_cut_that_has_found_something_else_is_dropped():
+    spot = disc(0.5, 0.5, 0.06)
+    alpha = hint(0.5, 0.5, 0.3)
+    assert torch.equal(grabcut.extended(alpha, picture(spot), alpha), grabcut.resize(alpha, (SIDE, SIDE)))
 
 
 @pytest.mark.parametrize("value", [0.0, 0.2, 1.0])

@@ -1,8 +1,9 @@
 """Step 3: the denoiser, a stock UNet2DConditionModel, and its text encoder, on the latents of composed scenes.
 
-    python step3_denoiser.py [--device cuda] [--scenes N] [--fresh]
+    python step3_denoiser.py [--device cuda] [--scenes N] [--fresh] [--on]
 
-It resumes from its checkpoint; without one it starts from the released weights, where they fit, or from random ones.
+It resumes from its checkpoint; without one it starts from the released weights, where they fit, or from random ones. With
+--on, a finished checkpoint is where another run begins.
 
 The figure to watch is the conditioning gap: the noise-prediction loss at t = 600 with every caption exchanged for
 another's, minus the loss with the right captions. It grows while the loss hardly moves.
@@ -201,7 +202,7 @@ def optimisers(cfg: Config, networks: nn.ModuleDict) -> list[torch.optim.Optimiz
     return [*result, Muon(matrices, lr=d.lr)] if matrices else result
 
 
-def train(cfg: Config, device: str, fresh: bool = False) -> None:
+def train(cfg: Config, device: str, fresh: bool = False, on: bool = False) -> None:
     torch.set_flush_denormal(True)  # a CPU is many times slower on denormal numbers
     d = cfg.denoiser
     run = Run("denoiser", cfg.checkpoint_seconds)
@@ -218,6 +219,9 @@ def train(cfg: Config, device: str, fresh: bool = False) -> None:
         for optimiser, saved in zip(optimisers_, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
         step = state["step"]
+        if on and step == state["total"]:
+            networks.load_state_dict(state["ema"])
+            step = 0
     square = dataclasses.replace(cfg, shapes=((cfg.size, cfg.size),))
     first = next(batches(square, 192, seed=10_001, workers=0))
     watched, watched_latents = first.captions, trainer.encode(first.pictures)
@@ -260,6 +264,7 @@ def train(cfg: Config, device: str, fresh: bool = False) -> None:
                     "aligner": trainer.aligner.state_dict(),
                     "optimisers": [optimiser.state_dict() for optimiser in optimisers_],
                     "step": step,
+                    "total": total,
                     "scale": trainer.scale,
                 }
             )
@@ -270,11 +275,12 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--scenes", type=int, help="instead of the configuration's")
     parser.add_argument("--fresh", action="store_true", help="start from random weights, not from the released ones")
+    parser.add_argument("--on", action="store_true", help="begin another run from a finished one's average weights")
     options = parser.parse_args()
     cfg = Config()
     if options.scenes:
         cfg = dataclasses.replace(cfg, denoiser=dataclasses.replace(cfg.denoiser, scenes=options.scenes))
-    train(cfg, options.device, options.fresh)
+    train(cfg, options.device, options.fresh, options.on)
 
 
 if __name__ == "__main__":

@@ -289,7 +289,8 @@ class Run:
             said = evidence.testimony(self.scene, self.settings)
             gain = evidence.gain_map(said, (said.shape[-2], said.shape[-1]))
             with self._timed("extent: GrabCut"):
-                return grabcut.extended(alphas, self.picture.rgb, gain, self.last.alpha - alphas)
+                placed = [place is not None for place in self.places]
+                return grabcut.extended(alphas, self.picture.rgb, gain, self.last.alpha - alphas, placed)
         return alphas
 
     def _record(self) -> dict[str, Any]:
