@@ -37,9 +37,10 @@ PATTERNS = (
 SIGNIFICANT = 0.12
 """The least area of a thing, as a share of the largest one's."""
 LEVELS = 8
-SLANT = 0.9
-"""How much less evidence counts at the far side, when a prompt asks for one: .67 of the left-or-right questions on training cut-outs are
-answered rightly with 0, .88 with .8 and with 1."""
+SLANT, BEND = 0.95, 3
+"""How much less evidence counts at the far side, when a prompt asks for one, as the base of a power and its exponent: of 60 left-or-right
+questions on training cut-outs .87 are answered rightly with .95 and 3, .82 with .9 and 2, .77 with .9 and 1; the far half of 30 things that
+stand alone, and should have been asked for without a side, is found with an IoU of .71 instead of .84."""
 SMOOTH = 0.03
 """Standard deviation of the blur before things are told apart, as a share of the grid's shorter side."""
 
@@ -89,15 +90,15 @@ def place_of(side: str, rank: int) -> Place:
 
 
 def prior(places: list[Place | None], size: tuple[int, int]) -> Tensor | None:
-    """Weights (N, h, w) in [0, 1] for the evidence of N prompts on a grid of `size`: a ramp, 1 at the side that a place asks for and
-    1 − `SLANT` at the other, so that the thing there is not lost beside a clearer one elsewhere; 1 everywhere for other prompts, and
+    """Weights (N, h, w) in [0, 1] for the evidence of N prompts on a grid of `size`: 1 at the side that a place asks for, falling
+    as :math:`(1 - SLANT·d)^{BEND}` with the distance d to it, in widths, so that the thing there is not lost beside a clearer one elsewhere; 1 everywhere for other prompts, and
     for ranks in between. None where no prompt asks for a side."""
     if not any(place and place.is_side for place in places):
         return None
     weights = torch.ones(len(places), *size)
     for weight, place in zip(weights, places, strict=True):
         if place and place.is_side:
-            ramp = torch.linspace(1, 1 - SLANT, size[place.axis == "x"])
+            ramp = torch.linspace(1, 1 - SLANT, size[place.axis == "x"]) ** BEND
             ramp = ramp if place.rank == 1 else ramp.flip(0)
             weight *= ramp if place.axis == "x" else ramp[:, None]
     return weights
