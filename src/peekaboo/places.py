@@ -90,9 +90,9 @@ def place_of(side: str, rank: int) -> Place:
 
 
 def prior(places: list[Place | None], size: tuple[int, int]) -> Tensor | None:
-    """Weights (N, h, w) in [0, 1] for the evidence of N prompts on a grid of `size`: 1 at the side that a place asks for, falling
-    as :math:`(1 - SLANT·d)^{BEND}` with the distance d to it, in widths, so that the thing there is not lost beside a clearer one elsewhere; 1 everywhere for other prompts, and
-    for ranks in between. None where no prompt asks for a side."""
+    """Weights (N, h, w) in [0, 1] for the evidence of N prompts on a grid of `size`: 1 at the side that a place asks for, falling as
+    (1 − `SLANT`·d)**`BEND` with the distance d from it, in widths of the picture, so that the thing there is not lost beside a clearer one
+    elsewhere; 1 everywhere for other prompts, and for ranks in between. None where no prompt asks for a side."""
     if not any(place and place.is_side for place in places):
         return None
     weights = torch.ones(len(places), *size)
