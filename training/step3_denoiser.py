@@ -219,7 +219,7 @@ def train(cfg: Config, device: str, fresh: bool = False, on: bool = False) -> No
         for optimiser, saved in zip(optimisers_, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
         step = state["step"]
-        if on and step == state["total"]:
+        if on and step == state.get("total", step):
             networks.load_state_dict(state["ema"])
             step = 0
     square = dataclasses.replace(cfg, shapes=((cfg.size, cfg.size),))
