@@ -68,7 +68,7 @@ def test_what_is_beyond_the_certain_half_is_added_where_the_evidence_says_so():
     everywhere, only_there = torch.ones(1, 8, 8), alpha
     assert iou(grown(alpha, rgb, everywhere)[0], left | right) > 0.95
     assert iou(grown(alpha, rgb, only_there)[0], left) > 0.95
-    bounded = grabcut.extended(alpha, rgb, everywhere, bounded=[True])
+    bounded = grabcut.extended(alpha, rgb, everywhere, bounded=[0])
     assert iou(bounded[0].numpy() > 0.5, left) > 0.95
 
 

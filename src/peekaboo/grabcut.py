@@ -8,7 +8,7 @@ of the rest, and a minimal cut parts the two along the picture's edges.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -37,13 +37,13 @@ FEWEST = 16
 
 
 def extended(
-    alpha: Tensor, rgb: NDArray[np.uint8], gain: Tensor, rest: Tensor | None = None, bounded: Sequence[bool] = ()
+    alpha: Tensor, rgb: NDArray[np.uint8], gain: Tensor, rest: Tensor | None = None, bounded: Collection[int] = ()
 ) -> Tensor:
     """The alphas (N, h, w) in [0, 1], as far as the picture's colours carry: (N, h', w') float32 on the CPU, at most twice as fine.
 
     rgb: the picture, HWC uint8. gain: (N, any, any), the evidence for each prompt (`evidence.gain_map`). rest: (N, h, w), the alphas of
-    what has been found of each and is not meant, such as its twins (`places.keep`), or None. bounded: for each, whether it stays where alpha
-    is (`extent`), as one of several things that look alike must.
+    what has been found of each and is not meant, such as its twins (`places.keep`), or None. bounded: the indices of those that stay where alpha is
+    (`extent` without a gain), as one of several things that look alike must.
 
     Each is cut from several `LEVELS`, and the mask that agrees most with the others is taken (`medoid`). A pixel that changes sides
     gets 1−α, so that what alpha was unsure of stays unsure. What another prompt holds, and the rest, is background. Alphas that nowhere add up
@@ -60,7 +60,7 @@ def extended(
     def from_level(job: tuple[int, float]) -> NDArray[np.bool_]:
         index, level = job
         others = (masks.any(axis=0) | unmeant[index]) & ~masks[index]
-        reach = None if index < len(bounded) and bounded[index] else evidence[index].numpy()
+        reach = None if index in bounded else evidence[index].numpy()
         return extent(colours, fine[index].numpy(), level, others, reach)
 
     told = [index for index, own in enumerate(masks) if min(own.sum(), (~own).sum()) >= FEWEST]

@@ -289,7 +289,7 @@ class Run:
             said = evidence.testimony(self.scene, self.settings)
             gain = evidence.gain_map(said, (said.shape[-2], said.shape[-1]))
             with self._timed("extent: GrabCut"):
-                placed = [place is not None for place in self.places]
+                placed = [i for i, place in enumerate(self.places) if place is not None]
                 return grabcut.extended(alphas, self.picture.rgb, gain, self.last.alpha - alphas, placed)
         return alphas
 
