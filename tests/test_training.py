@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -173,6 +174,24 @@ def test_alphas_are_where_the_things_are(pack_path):
         assert "apple" in scene.caption or "red" in scene.caption
 
 
+def test_restyling_changes_the_colours_and_hardly_the_outline():
+    from scenes import restyle
+
+    rng, changed_ = np.random.default_rng(3), 0
+    sprite = np.zeros((64, 64, 4), np.float32)
+    sprite[12:52, 12:52] = (0.8, 0.3, 0.2, 1.0)
+    sprite[12:52, 12:32, :3] = (0.2, 0.5, 0.8)
+    for _ in range(40):
+        other = restyle(rng, sprite.copy(), 64)
+        assert other.shape == sprite.shape
+        assert other.dtype == np.float32
+        assert other.min() >= 0
+        assert other.max() < 1.001
+        assert np.abs(other[..., 3] - sprite[..., 3]).mean() < 0.12
+        changed_ += np.abs(other - sprite).max() > 0.02
+    assert changed_ > 30
+
+
 def test_the_same_seed_gives_the_same_scene(pack_path):
     pack = Pack(pack_path)
     one, two = (compose(np.random.default_rng(5), pack, Config(), (64, 64)) for _ in range(2))
@@ -233,7 +252,9 @@ def test_every_icon_becomes_a_concept(tmp_path):
 @pytest.mark.parametrize("shape", [(16, 40), (40, 16), (24, 24)])
 def test_orthogonal_flattens_the_singular_values(shape):
     matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    flat = orthogonal(matrix)
+    both = orthogonal(torch.stack([matrix, 3 * matrix]))  # each of a batch, whatever its size
+    flat = both[0]
+    torch.testing.assert_close(both[1], flat, atol=0.02, rtol=0)
     values = torch.linalg.svdvals(flat)
     assert values.max() < 1.35
     assert values.min() > 0.3
@@ -294,6 +315,127 @@ def test_a_run_goes_on_from_the_released_words(pack_path, tmp_path):
     assert sheep_old != sheep_new or old.get_vocab() != new.get_vocab()
 
 
+@pytest.mark.parametrize(("old", "new"), [(1, 2), (2, 3), (1, 3)])
+def test_a_deeper_unet_begins_as_the_released_one(old, new):
+    from grow import deepen
+    from step3_denoiser import build_unet
+
+    def unet(layers: int, channels: tuple[int, ...] = (32, 64)):
+        denoiser = replace(Config().denoiser, layers=layers, channels=channels)
+        return build_unet(replace(Config(), denoiser=denoiser)).eval()
+
+    torch.manual_seed(0)
+    released, deeper = unet(old), unet(new)
+    noisy, t, text = torch.randn(2, 4, 16, 16), torch.tensor([10, 600]), torch.randn(2, 24, 192)
+    with torch.no_grad():
+        goal = released(noisy, t, text).sample
+        assert (deeper(noisy, t, text).sample - goal).abs().max() > 1e-2
+        assert deepen(released.state_dict(), deeper)
+        torch.testing.assert_close(deeper(noisy, t, text).sample, goal, atol=1e-5, rtol=0)
+    deeper(noisy, t, text).sample.square().sum().backward()
+    still = [name for name, weight in deeper.named_parameters() if weight.grad is None]
+    assert not still  # the new layers have a gradient: they learn
+    wider = unet(new, (32, 96))
+    before = {name: weight.clone() for name, weight in wider.state_dict().items()}
+    assert not deepen(released.state_dict(), wider)
+    assert all(torch.equal(weight, before[name]) for name, weight in wider.state_dict().items())
+
+
+# ---------------------------------------------------------------- what is trained on, and for how long
+
+
+class Numbers(NamedTuple):
+    """What `counted` keeps of a batch."""
+
+    pictures: torch.Tensor
+    captions: list[str]
+
+
+def counted(batch) -> Numbers:
+    return Numbers(batch.pictures, batch.captions)
+
+
+def numbered(shapes: list[tuple[int, int]], limit: int = 1000):
+    """A stream of batches of four; each picture is filled with the number that its caption says."""
+    from common import Batch
+
+    for i in range(limit):
+        height, width = shapes[i % len(shapes)]
+        numbers = torch.arange(4 * i, 4 * i + 4)
+        pictures = numbers.view(4, 1, 1, 1).expand(4, height, width, 3)
+        yield Batch(pictures, [str(n) for n in numbers.tolist()], [[]] * 4, torch.ones(4, 1, height, width))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, None])
+def test_a_mixture_keeps_pictures_and_captions_together_and_shapes_apart(share):
+    from common import Source
+
+    torch.manual_seed(0)
+    source = Source(numbered([(8, 8), (8, 8), (6, 10)]), counted, 8 if share is None else 4, 16, share)
+    seen = []
+    for _ in range(60):
+        batch = next(source)
+        assert len(batch.captions) == len(batch.pictures)
+        assert batch.pictures[:, 0, 0, 0].tolist() == [int(text) for text in batch.captions]
+        seen += batch.captions
+    assert len(source.kept) <= 16
+    if share == 0:
+        assert seen == [str(i) for i in range(240)]  # every scene once, in order
+    else:
+        assert len(set(seen)) < len(seen)
+    if share == 0.5:
+        assert source.composed == pytest.approx(120, abs=40)
+    if share is None:
+        assert len(next(source).captions) == 8
+
+
+def test_a_stream_that_breaks_is_heard_of():
+    from common import Source
+
+    def broken():
+        yield from numbered([(8, 8)], 3)
+        raise OSError("the pack is gone")
+
+    source = Source(broken(), counted, 4, 16, 0.0)
+    for _ in range(3):
+        next(source)
+    with pytest.raises(OSError, match="the pack is gone"):
+        next(source)
+
+
+def test_a_run_is_as_long_as_its_steps_or_its_minutes(monkeypatch):
+    import common
+
+    now = [100.0]
+    monkeypatch.setattr(common.time, "monotonic", lambda: now[0])
+    assert common.Length(400).done(100) == 0.25
+    timed = common.Length(400, minutes=2)
+    now[0] += 30
+    assert timed.done(399) == 0.25
+    now[0] += 90
+    assert timed.done(0) == 1.0
+
+
+def test_set_changes_the_configuration_and_refuses_what_it_does_not_know():
+    from config import changed
+
+    cfg = changed(Config(), ["seed=9", "denoiser.lr=2e-3", "denoiser.min_snr=5", "denoiser.prediction_type=epsilon"])
+    assert (cfg.seed, cfg.denoiser.lr, cfg.denoiser.min_snr) == (9, 2e-3, 5.0)
+    assert cfg.denoiser.prediction_type == "epsilon"
+    assert replace(cfg, seed=Config().seed, denoiser=Config().denoiser) == Config()
+    for wrong in (
+        "denoiser.speed=2",
+        "lr=1",
+        "denoiser.layers=two",
+        "denoiser.layers=1.5",
+        "denoiser",
+        "denoiser=1",
+        "seed.a=1",
+    ):
+        with pytest.raises(SystemExit, match=f"--set {wrong}: "):
+            changed(Config(), [wrong])
+
+
 # ---------------------------------------------------------------- precision and rate
 
 
@@ -310,7 +452,7 @@ def test_half_precision_only_where_the_processor_multiplies_it(monkeypatch, nati
 def test_the_rate_rises_stays_and_falls_to_zero():
     from common import trapezoid
 
-    rates = [trapezoid(step, 1000, warmup=100, decay=0.5) for step in range(1001)]
+    rates = [trapezoid(step, step / 1000, warmup=100, decay=0.5) for step in range(1001)]
     assert rates[0] == pytest.approx(0.01)
     assert rates[99:501] == pytest.approx([1.0] * 402)
     assert rates[750] == pytest.approx(0.5)

@@ -59,7 +59,8 @@ def one_colour(rgba: np.ndarray, share: float) -> str | None:
     solid = rgba[rgba[..., 3] > 0.7]
     if len(solid) < 12:
         return None
-    names = [colour_name(tuple(pixel[:3] / pixel[3])) for pixel in solid[:: max(1, len(solid) // 100)]]
+    some = solid[:: max(1, len(solid) // 100)]
+    names = [colour_name(tuple(rgb)) for rgb in (some[:, :3] / some[:, 3:]).tolist()]
     values, counts = np.unique(names, return_counts=True)
     best = counts.argmax()
     return str(values[best]) if counts[best] >= share * len(names) else None

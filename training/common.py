@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import queue
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import cv2
 import numpy as np
 import torch
+from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from config import Config, cache_folder
+from grow import deepen
 from peekaboo.denoisers.load import multiplies_bfloat16
 from scenes import Pack, compose
 
@@ -35,25 +39,116 @@ class Batch(NamedTuple):
 class SceneBatches(IterableDataset):
     """An endless stream of batches; one shape (H, W) a batch."""
 
-    def __init__(self, cfg: Config, batch: int, seed: int) -> None:
-        self.cfg, self.batch, self.seed = cfg, batch, seed
+    def __init__(self, cfg: Config, pack: Pack, batch: int, seed: int) -> None:
+        self.cfg, self.pack, self.batch, self.seed = cfg, pack, batch, seed
 
     def __iter__(self) -> Iterator[Batch]:
         worker = torch.utils.data.get_worker_info()
         cv2.setNumThreads(1)
         rng = np.random.default_rng([self.seed, worker.id if worker else 0])
-        pack = Pack(cache_folder() / "data.npz")
         while True:
             shape = self.cfg.shapes[rng.integers(len(self.cfg.shapes))]
-            scenes = [compose(rng, pack, self.cfg, shape) for _ in range(self.batch)]
+            scenes = [compose(rng, self.pack, self.cfg, shape) for _ in range(self.batch)]
             pictures = torch.from_numpy(np.stack([s.image for s in scenes]))
             cover = torch.from_numpy(np.stack([s.alphas.sum(axis=0, keepdims=True) for s in scenes])).clamp(0, 1)
             yield Batch(pictures, [s.caption for s in scenes], [s.names for s in scenes], cover)
 
 
-def batches(cfg: Config, batch: int, seed: int, workers: int = 1) -> Iterator[Batch]:
-    stream = SceneBatches(cfg, batch, seed)
+def batches(cfg: Config, pack: Pack, batch: int, seed: int, workers: int = 1) -> Iterator[Batch]:
+    """The stream, composed in `workers` processes, which share the pack in memory (0: in this one)."""
+    stream = SceneBatches(cfg, pack, batch, seed)
     return iter(DataLoader(stream, batch_size=None, num_workers=workers, prefetch_factor=8 if workers else None))
+
+
+class Ahead:
+    """Takes from a stream in a thread of its own, so that whoever trains can ask for what is ready and need not wait."""
+
+    def __init__(self, stream: Iterator[Batch], room: int = 4) -> None:
+        self.waiting: queue.Queue[Batch | BaseException] = queue.Queue(room)
+        threading.Thread(target=self._take, args=(stream,), daemon=True).start()
+
+    def _take(self, stream: Iterator[Batch]) -> None:
+        try:
+            for batch in stream:
+                self.waiting.put(batch)
+        except BaseException as error:  # to be raised where the batch is missed
+            self.waiting.put(error)
+
+    def take(self, wait: bool) -> Batch | None:
+        """The next batch; without `wait`, None where none is ready."""
+        try:
+            found = self.waiting.get(block=wait)
+        except queue.Empty:
+            return None
+        if isinstance(found, BaseException):
+            raise found
+        return found
+
+
+Kept = TypeVar("Kept", bound=tuple)
+
+
+class Source(Generic[Kept]):
+    """What is trained on: fresh batches and, between them, mixtures of the last ones, which cost no composing.
+
+    Args:
+        stream: of composed scenes.
+        encode: makes of them what is kept: a NamedTuple of tensors (B, …) and lists of B. Batches are mixed whose first tensors
+            have one shape.
+        batch: scenes of a batch to train on.
+        room: how many batches are kept.
+        share: of the batches, how many are mixtures. None: it never waits for a fresh batch, all are mixtures of those there are.
+    """
+
+    def __init__(
+        self, stream: Iterator[Batch], encode: Callable[[Batch], Kept], batch: int, room: int, share: float | None
+    ) -> None:
+        self.stream, self.encode = Ahead(stream), encode
+        self.batch, self.room, self.share = batch, room, share
+        self.kept: list[tuple[torch.Size, Kept]] = []  # with the shape of the first tensor
+        self.composed = 0
+
+    def __next__(self) -> Kept:
+        if self.share is not None:
+            return self.mixture(2) if self.enough and torch.rand(()) < self.share else self.fresh()
+        while not self.enough:
+            self.fresh()
+        for _ in range(8):
+            if (batch := self.stream.take(wait=False)) is None:
+                break
+            self.keep(batch)
+        return self.mixture(-(-self.batch // self.kept[0][0][0]))
+
+    @property
+    def enough(self) -> bool:
+        """Whether enough is kept for a mixture to be one."""
+        return len(self.kept) >= min(self.room // 2, 32)
+
+    def fresh(self) -> Kept:
+        batch = self.stream.take(wait=True)
+        assert batch is not None  # the stream is endless
+        return self.keep(batch)
+
+    def keep(self, batch: Batch) -> Kept:
+        kept = self.encode(batch)
+        self.kept = [*self.kept[-self.room + 1 :], (kept[0].shape, kept)]
+        self.composed += len(batch.names)
+        return kept
+
+    def mixture(self, parts: int) -> Kept:
+        """A batch out of `parts` of the kept ones, all of one shape."""
+        shape, one = self.kept[int(torch.randint(len(self.kept), ()))]
+        alike = [kept for of, kept in self.kept if of == shape]
+        chosen = [one] + [alike[int(i)] for i in torch.randint(len(alike), (parts - 1,))]
+        order = torch.randperm(parts * shape[0])[: self.batch]
+        mixed: list[Any] = []
+        for columns in zip(*chosen, strict=True):
+            if isinstance(columns[0], Tensor):
+                mixed.append(torch.cat(columns)[order.to(columns[0].device)])
+            else:
+                values = [value for column in columns for value in column]
+                mixed.append([values[i] for i in order.tolist()])
+        return type(one)(*mixed)
 
 
 def to_pixels(pictures: Tensor, device: str) -> Tensor:
@@ -66,9 +161,23 @@ def half(device: str) -> torch.autocast:
     return torch.autocast(device, torch.bfloat16, enabled=multiplies_bfloat16(torch.device(device)))
 
 
-def trapezoid(step: int, total: int, warmup: int, decay: float = 0.2) -> float:
-    """Learning rate factor: up over the warm-up, constant, then linearly to zero over the last share `decay` of the steps."""
-    return min(1.0, (step + 1) / warmup, (1 - step / total) / decay)
+def trapezoid(step: int, done: float, warmup: int, decay: float = 0.2) -> float:
+    """Learning rate factor: up over the warm-up, constant, then linearly to zero over the last share `decay` of the run, of which
+    the share `done` lies behind."""
+    return min(1.0, (step + 1) / warmup, max(0.0, 1 - done) / decay)
+
+
+class Length:
+    """How long a run is: so many steps, or, with `minutes`, as many as this process has time for, where a machine is lent by the hour."""
+
+    def __init__(self, steps: int, minutes: float | None = None) -> None:
+        self.steps, self.minutes, self.start = steps, minutes, time.monotonic()
+
+    def done(self, step: int) -> float:
+        """The share of the run that lies behind, from 0 to 1 (and over)."""
+        if self.minutes is None:
+            return step / self.steps
+        return (time.monotonic() - self.start) / (60 * self.minutes)
 
 
 class Run:
@@ -103,7 +212,8 @@ class Run:
 
 
 def start_from_released(network: nn.Module, part: str) -> bool:
-    """Load the released weights of one part ("vae", "unet", "text_encoder") where they fit; False where they do not.
+    """Load the released weights of one part ("vae", "unet", "text_encoder") where they fit, a shallower UNet's too; False where
+    they do not.
 
     Raises nothing when there is no release, or one of another shape: the network then keeps its random weights.
     """
@@ -112,6 +222,9 @@ def start_from_released(network: nn.Module, part: str) -> bool:
         return False
     weights = {name: tensor.float() for name, tensor in load_file(files[0]).items()}
     own = network.state_dict()
+    if isinstance(network, UNet2DConditionModel) and deepen(weights, network):
+        print(f"{part}: starting from the released weights, with new layers between", flush=True)
+        return True
     if {n: w.shape for n, w in own.items()} != {n: w.shape for n, w in weights.items()}:
         print(f"{part}: the released weights have another shape; starting from random ones", flush=True)
         return False

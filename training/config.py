@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
+from typing import Any
 
 
 def cache_folder() -> Path:
@@ -68,6 +70,7 @@ class SceneConfig:
     drop_name: float = 0.20  # an object of a crowded scene is left out of the caption
     of_a_kind: float = 0.12  # two objects of a crowded scene show the same thing
     photo_stamp: float = 0.40  # photographs among the cut-outs of a concept that has some
+    restyled: float = 0.20  # objects drawn otherwise: darker, flatter, paler, outlined, out of focus
     recoloured: float = 0.10  # objects whose hue is turned; the caption names the colour where it has a name
     shadow: float = 0.25
     patches: float = 0.20  # scenes with distractor patches: shapes, scraps of photographs
@@ -105,20 +108,25 @@ class DenoiserConfig:
     """Step 3: UNet2DConditionModel and its CLIP text encoder, trained together."""
 
     channels: tuple[int, ...] = (96, 160)
-    layers: int = 1
+    layers: int = 2
     heads_dim: int = 32
     text_width: int = 192
+    text_layers: int = 1
     vocabulary: int = 8192  # tokens
     text_tokens: int = 24  # positions, start and end tokens counted
     prediction_type: str = "v_prediction"
+    min_snr: float = 0.0  # the γ of min-SNR weighting (arXiv 2303.09556); 0: every timestep weighs the same
     scenes: int = 240_000
     batch: int = 96  # scenes a step
+    compose: int = 128  # scenes that are composed at a time, where that is less
     lr: float = 8e-4
     muon: bool = True  # for the matrices; AdamW for the rest
     warmup: int = 100  # steps
     decay: float = 0.5  # share of the steps over which the rate falls to zero
-    replay: int = 64  # encoded batches that are kept to be trained on again
-    replay_share: float = 0.5  # steps on kept batches: each scene is seen twice on average
+    replay: int = 64  # encoded batches that are kept to be trained on again; a GPU has room for thousands
+    replay_share: float = (
+        0.5  # steps on kept batches: each scene is seen twice on average. On a GPU: as many as need be
+    )
     object_weight: float = 3.0  # of a latent that shows an object, against one of background, in the loss
     align: float = 0.005  # weight of the loss that pulls the UNet's middle towards the names of what it sees (align.py)
     align_share: float = 0.34  # of a batch that it looks at
@@ -138,6 +146,7 @@ class ClipConfig:
     scale: tuple[float, float] = (0.50, 1.05)  # the object's longest side / picture's side
     scenes: int = 240_000
     batch: int = 256
+    replay: int = 2048  # composed batches of 256 that are kept to be trained on again, on a GPU
     lr: float = 1e-3
     warmup: int = 50  # steps
     ema: float = 0.99
@@ -166,3 +175,29 @@ class Config:
     denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
     clip: ClipConfig = field(default_factory=ClipConfig)
     checkpoint_seconds: int = 180
+
+
+def changed(cfg: Any, changes: list[str], inside: str = "") -> Any:
+    """The configuration with some values replaced: each change is "denoiser.lr=2e-3", as the steps' --set has it.
+
+    Raises SystemExit with a sentence where there is no such value, or none of that type.
+    """
+    for change in changes:
+        path, equals, text = change.partition("=")
+        said = f"--set {inside}{change}"
+        head, _, rest = path.partition(".")
+        old = getattr(cfg, head, None) if head in {f.name for f in fields(cfg)} else None
+        if not equals or is_dataclass(old) != bool(rest) or old is None:
+            raise SystemExit(f"{said}: expected NAME=VALUE with a name of config.py, like denoiser.lr=2e-3.")
+        if rest:
+            cfg = replace(cfg, **{head: changed(old, [f"{rest}={text}"], f"{inside}{head}.")})
+            continue
+        try:
+            value = text if isinstance(old, str) else ast.literal_eval(text)
+        except (ValueError, SyntaxError) as error:
+            raise SystemExit(f"{said}: {text!r} is no value.") from error
+        value = float(value) if isinstance(old, float) and isinstance(value, int) else value
+        if type(value) is not type(old):
+            raise SystemExit(f"{said}: expected {type(old).__name__}, like {old!r}.")
+        cfg = replace(cfg, **{head: value})
+    return cfg

@@ -16,23 +16,24 @@ STEEP = (3.4445, -4.7750, 2.0315)  # the quintic whose iterates push every singu
 
 
 @torch.no_grad()
-def orthogonal(matrix: Tensor, steps: int = 5) -> Tensor:
-    """Roughly U Vᵀ of `matrix` (n, m), float32: singular values end between 0.7 and 1.2. Computed in bfloat16
+def orthogonal(matrices: Tensor, steps: int = 5) -> Tensor:
+    """Roughly U Vᵀ of each of `matrices` (N, n, m), float32: singular values end between 0.7 and 1.2. Computed in bfloat16
     where the device multiplies it natively."""
-    tall = matrix.shape[0] > matrix.shape[1]
-    x = (matrix.T if tall else matrix).float()
-    x = x / (x.norm() + 1e-7)
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = (matrices.mT if tall else matrices).float()
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     if multiplies_bfloat16(x.device):
         x = x.bfloat16()
     a, b, c = STEEP
     for _ in range(steps):
-        gram = x @ x.T
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return (x.T if tall else x).float()
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return (x.mT if tall else x).float()
 
 
 class Muon(torch.optim.Optimizer):
-    """Nesterov momentum, made orthogonal. For weights of two or more dimensions."""
+    """Nesterov momentum, made orthogonal. For weights of two or more dimensions. On a GPU, matrices of one shape go together:
+    one at a time, they are too small for it."""
 
     def __init__(self, parameters, lr: float, momentum: float = 0.95, weight_decay: float = 1e-4) -> None:
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
@@ -40,17 +41,32 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure=None) -> None:
         for group in self.param_groups:
-            for weight in group["params"]:
-                if weight.grad is None:
-                    continue
-                state = self.state[weight]
-                if "momentum" not in state:
-                    state["momentum"] = torch.zeros_like(weight)
-                state["momentum"].lerp_(weight.grad, 1 - group["momentum"])
-                direction = weight.grad.lerp(state["momentum"], group["momentum"]).flatten(1)
-                scale = 0.2 * max(direction.shape) ** 0.5
-                weight.mul_(1 - group["lr"] * group["weight_decay"])
-                weight.add_(orthogonal(direction).view_as(weight), alpha=-group["lr"] * scale)
+            weights = [weight for weight in group["params"] if weight.grad is not None]
+            for alike in together(weights):
+                self._step(alike, **{key: group[key] for key in ("lr", "momentum", "weight_decay")})
+
+    def _step(self, weights: list[Tensor], lr: float, momentum: float, weight_decay: float) -> None:
+        directions = []
+        for weight in weights:
+            state = self.state[weight]
+            if "momentum" not in state:
+                state["momentum"] = torch.zeros_like(weight)
+            state["momentum"].lerp_(weight.grad, 1 - momentum)
+            directions.append(weight.grad.lerp(state["momentum"], momentum).flatten(1))
+        scale = 0.2 * max(directions[0].shape) ** 0.5
+        for weight, change in zip(weights, orthogonal(torch.stack(directions)), strict=True):
+            weight.mul_(1 - lr * weight_decay)
+            weight.add_(change.view_as(weight), alpha=-lr * scale)
+
+
+def together(weights: list[Tensor]) -> list[list[Tensor]]:
+    """Groups of weights that flatten to one shape of matrix; on a CPU, each alone."""
+    if weights and weights[0].device.type == "cpu":
+        return [[weight] for weight in weights]
+    groups: dict[tuple[int, ...], list[Tensor]] = {}
+    for weight in weights:
+        groups.setdefault((len(weight), weight.numel() // len(weight)), []).append(weight)
+    return list(groups.values())
 
 
 def is_matrix(name: str, weight: nn.Parameter) -> bool:

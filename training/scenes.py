@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,19 +63,20 @@ class Pack:
         unseen = Config().data.unseen_style + "/"
         sprites: dict[str, Sprite] = {}
         self.backgrounds: list[np.ndarray] = []
+        wanted = []
         for record, start, end in zip(records, starts, ends, strict=True):
             key, kind = record["key"], record["kind"]
             if record["split"] != split or (
                 kind != "background" and styles != "all" and key.startswith(unseen) != (styles == "unseen")
             ):
                 continue
-            picture = Image.open(io.BytesIO(blob[start:end].tobytes()))
-            if kind == "background":
-                self.backgrounds.append(np.asarray(picture.convert("RGB")))
-                continue
-            mips = mipmap(picture.convert("RGBA"))
-            colour = one_colour(mips[-1].astype(np.float32) / 255, share=0.6)
-            sprites[key] = Sprite(key, kind == "stamp", colour, mips)
+            wanted.append((key, kind, blob[start:end].tobytes()))
+        with ThreadPoolExecutor() as pool:
+            for (key, kind, _), found in zip(wanted, pool.map(lambda w: decode(*w), wanted), strict=True):
+                if kind == "background":
+                    self.backgrounds.append(found)
+                else:
+                    sprites[key] = found
         self.related: dict[str, str] = json.loads(bytes(data["related"]))
         self.every_concept = [Concept(**record) for record in json.loads(bytes(data["concepts"]))]
         self.concepts = {c.name: c for c in self.every_concept if any(key in sprites for key in c.keys)}
@@ -101,6 +103,16 @@ class Pack:
             weights = np.array([share[group] / groups.count(group) for group in groups])
             self._shares[cfg] = weights / weights.sum()
         return self._shares[cfg]
+
+
+def decode(key: str, kind: str, file: bytes) -> np.ndarray | Sprite:
+    """A file of the pack: a background (H, W, 3) uint8, or a cut-out."""
+    picture = Image.open(io.BytesIO(file))
+    if kind == "background":
+        return np.asarray(picture.convert("RGB"))
+    mips = mipmap(picture.convert("RGBA"))
+    colour = one_colour(mips[-1].astype(np.float32) / 255, share=0.6)
+    return Sprite(key, kind == "stamp", colour, mips)
 
 
 def mipmap(picture: Image.Image) -> tuple[np.ndarray, ...]:
@@ -165,9 +177,15 @@ def jitter(rng: np.random.Generator, rgba: np.ndarray) -> np.ndarray:
 
 
 def place(
-    rng: np.random.Generator, sprite: Sprite, side: float, centre: tuple[float, float], shape: tuple[int, int]
+    rng: np.random.Generator,
+    sprite: Sprite,
+    side: float,
+    centre: tuple[float, float],
+    shape: tuple[int, int],
+    stretch: float = 1.0,
 ) -> np.ndarray:
-    """The cut-out, flipped, turned, seen a little from the side and scaled to `side` pixels: (H, W, 4) float32 on nothing."""
+    """The cut-out, flipped, turned, seen a little from the side, scaled to `side` pixels and its width by `stretch`:
+    (H, W, 4) float32 on nothing."""
     rgba = sprite.at_least(side)
     height, width = rgba.shape[:2]
     scale = side / max(height, width)
@@ -175,7 +193,7 @@ def place(
     angle = np.deg2rad(rng.normal(0, 7))
     shear = rng.normal(0, 0.06)
     cos, sin = np.cos(angle) * scale, np.sin(angle) * scale
-    turn = np.array([[cos * flip, -sin + shear * scale], [sin * flip, cos]])
+    turn = np.array([[cos * flip * stretch, -sin + shear * scale], [sin * flip * stretch, cos]])
     matrix = np.eye(3)
     matrix[:2, :2] = turn
     to_origin = np.array([[1, 0, -(width - 1) / 2], [0, 1, -(height - 1) / 2], [0, 0, 1]])
@@ -185,6 +203,29 @@ def place(
     matrix = to_centre @ tilt @ matrix @ to_origin
     canvas = cv2.warpPerspective(rgba, matrix, (shape[1], shape[0]), flags=cv2.INTER_LINEAR)
     return canvas.astype(np.float32) / 255
+
+
+def restyle(rng: np.random.Generator, rgba: np.ndarray, side: float) -> np.ndarray:
+    """The premultiplied cut-out in another hand: another gamma, few tones, little colour, a dark outline, or out of focus."""
+    alpha = rgba[..., 3:]
+    kind = rng.integers(5)
+    if kind == 4:
+        return cv2.GaussianBlur(rgba, (0, 0), rng.uniform(0.01, 0.03) * side + 0.2)
+    if kind == 3:
+        inner = cv2.erode(alpha, np.ones((3, 3), np.float32))[..., None]
+        line = (alpha - inner) * np.float32(rng.uniform(0.5, 1))
+        return np.concatenate([rgba[..., :3] * (1 - line), alpha], axis=-1)
+    rgb = np.clip(rgba[..., :3] / np.maximum(alpha, 1e-3), 0, 1)
+    if kind == 0:
+        rgb = rgb ** np.float32(np.exp(rng.normal(0, 0.45)))
+    elif kind == 1:
+        tones = np.float32(rng.integers(2, 6))
+        rgb = np.round(rgb * tones) / tones
+    else:
+        tint = (0.5 + 0.5 * random_colour(rng)) if rng.random() < 0.5 else np.ones(3, np.float32)
+        grey = rgb.mean(axis=-1, keepdims=True) * tint.astype(np.float32)
+        rgb = rgb + (grey - rgb) * np.float32(rng.uniform(0.5, 1))
+    return np.concatenate([rgb * alpha, alpha], axis=-1)
 
 
 def turn_hue(rng: np.random.Generator, rgba: np.ndarray) -> np.ndarray:
@@ -327,11 +368,13 @@ def compose(
     scale = c.close_up if close_up else c.scale
     for name, (side, centre) in zip(chosen, scatter(rng, count, shape, scale), strict=True):
         sprite = pack.draw(rng, name, c.photo_stamp)
-        rgba = place(rng, sprite, side, centre, shape)
+        rgba = place(rng, sprite, side, centre, shape, 1.0 if clean else rng.uniform(0.88, 1.12))
         colour, recoloured = sprite.colour, False
         if not clean and rng.random() < c.recoloured:
             rgba = turn_hue(rng, rgba)
             colour, recoloured = one_colour(rgba, share=0.5), True
+        if not clean and rng.random() < c.restyled:
+            rgba, colour = restyle(rng, rgba, side), None
         rgba = jitter(rng, rgba)
         alpha = rgba[..., 3:]
         if rng.random() < c.shadow:

@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from common import BUNDLED, Run, batches, half, start_from_released, to_pixels, trapezoid
-from config import Config
+from common import BUNDLED, Length, Run, batches, half, start_from_released, to_pixels, trapezoid
+from config import Config, cache_folder, changed
+from scenes import Pack
 
 
 def build(cfg: Config) -> AutoencoderKL:
@@ -66,28 +67,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--fresh", action="store_true", help="start from random weights, not from the released ones")
+    parser.add_argument("--workers", type=int, default=1, help="processes that compose scenes")
+    parser.add_argument("--minutes", type=float, help="the run's length, instead of a number of scenes")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="another value of config.py")
     options = parser.parse_args()
-    cfg, device = Config(), options.device
+    cfg, device = changed(Config(), options.set), options.device
     torch.manual_seed(cfg.seed)
     torch.set_flush_denormal(True)  # a CPU is many times slower on denormal numbers
     vae = build(cfg).to(device)
     if not options.fresh:
         start_from_released(vae, "vae")
-    steps = cfg.vae.scenes // cfg.vae.batch
     optimiser = torch.optim.AdamW(vae.parameters(), lr=cfg.vae.lr, betas=(0.9, 0.99), weight_decay=1e-4)
     run, first = Run("vae", cfg.checkpoint_seconds), 0
     if state := run.load():
         vae.load_state_dict(state["vae"])
         optimiser.load_state_dict(state["optimiser"])
         first = state["step"]
-    stream = batches(cfg, cfg.vae.batch, seed=cfg.seed + first)
+    pack = Pack(cache_folder() / "data.npz")
+    stream = batches(cfg, pack, cfg.vae.batch, seed=cfg.seed + first, workers=options.workers)
     x = to_pixels(next(stream).pictures, device)
+    length = Length(cfg.vae.scenes // cfg.vae.batch, options.minutes)
     scale = latent_scale(vae, x)
     for step in itertools.count(first):
-        done = step >= steps
-        if done or step % 100 == 0:
+        done = length.done(step)
+        if done >= 1 or step % 100 == 0:
             scale = latent_scale(vae, x)
-            if run.due() or done:
+            if run.due() or done >= 1:
                 run.save(
                     {
                         "vae": vae.state_dict(),
@@ -96,13 +101,13 @@ def main() -> None:
                         "scale": scale,
                     }
                 )
-        if done:
+        if done >= 1:
             break
         x = to_pixels(next(stream).pictures, device)
         with half(device):
             loss, l1 = reconstruction_loss(cfg, vae, x)
         for group in optimiser.param_groups:
-            group["lr"] = cfg.vae.lr * trapezoid(step, steps, warmup=100)
+            group["lr"] = cfg.vae.lr * trapezoid(step, done, warmup=100)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)

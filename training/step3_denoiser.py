@@ -1,9 +1,12 @@
 """Step 3: the denoiser, a stock UNet2DConditionModel, and its text encoder, on the latents of composed scenes.
 
-    python step3_denoiser.py [--device cuda] [--scenes N] [--fresh] [--on]
+    python step3_denoiser.py [--device cuda] [--workers N] [--minutes M] [--set denoiser.batch=1024] [--fresh] [--on]
 
 It resumes from its checkpoint; without one it starts from the released weights, where they fit, or from random ones. With
---on, a finished checkpoint is where another run begins.
+--on, a finished checkpoint is where another run begins. With --minutes the run is as long as the clock says, not config.py.
+
+On a CPU, composing scenes and training on them share the cores, so every scene is trained on twice, on average. A GPU trains far
+faster than scenes can be composed: it never waits for them, and trains on those that there are.
 
 The figure to watch is the conditioning gap: the noise-prediction loss at t = 600 with every caption exchanged for
 another's, minus the loss with the right captions. It grows while the loss hardly moves.
@@ -24,8 +27,8 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from align import Aligner, middle
-from common import BUNDLED, Run, batches, half, start_from_released, to_pixels, trapezoid
-from config import Config, cache_folder
+from common import BUNDLED, Batch, Length, Run, Source, batches, half, start_from_released, to_pixels, trapezoid
+from config import Config, cache_folder, changed
 from muon import Muon, is_matrix
 from scenes import Pack
 from step2_vae import load_trained
@@ -37,7 +40,7 @@ GAP_TIMESTEP = 600
 def build_unet(cfg: Config) -> UNet2DConditionModel:
     d = cfg.denoiser
     return UNet2DConditionModel(
-        sample_size=cfg.size // 4,
+        sample_size=cfg.size // 2 ** (len(cfg.vae.channels) - 1),
         in_channels=cfg.vae.latent_channels,
         out_channels=cfg.vae.latent_channels,
         block_out_channels=d.channels,
@@ -83,6 +86,7 @@ class Trainer:
         pack = self.pack = Pack(cache_folder() / "data.npz")
         self.tokenizer = load_tokenizer(cfg, pack)
         self.text: CLIPTextModel = build_text_encoder(cfg.denoiser, self.tokenizer, pack, cfg.seed).to(device)
+        self.factor = 2 ** (len(cfg.vae.channels) - 1)  # pixels a latent
         self.unet = build_unet(cfg).to(device)
         if not fresh and start_from_released(self.unet, "unet"):
             print(
@@ -90,21 +94,31 @@ class Trainer:
             )
         for network in (self.unet, self.vae):
             network.to(memory_format=torch.channels_last)
-        self.unet.set_attn_processor(AttnProcessor())  # on a CPU, faster than the fused attention's backward pass
+        if device == "cpu":
+            self.unet.set_attn_processor(AttnProcessor())  # there, faster than the fused attention's backward pass
         self.scheduler = build_scheduler(cfg)
         names = [concept.name for concept in pack.every_concept]
         self.aligner = Aligner(cfg.denoiser.channels[-1], cfg.denoiser.text_width, names, self.tokenizer).to(device)
         self.networks = nn.ModuleDict({"unet": self.unet, "text": self.text})
 
-    def embed(self, captions: list[str]) -> Tensor:
-        tokens = self.tokenizer(
+    def tokens(self, captions: list[str]) -> Tensor:
+        """Token numbers (B, tokens) int64."""
+        rows = self.tokenizer(
             captions,
             padding="max_length",
             truncation=True,
             max_length=self.cfg.denoiser.text_tokens,
             return_tensors="pt",
         )
-        return self.text(tokens.input_ids.to(self.device))[0]  # (B, tokens, width)
+        return rows.input_ids.to(self.device)
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        return self.text(tokens)[0]  # (B, tokens, width)
+
+    def drop(self, tokens: Tensor) -> Tensor:
+        """The tokens with a share of the captions replaced by the empty one."""
+        dropped = torch.rand(len(tokens), 1, device=self.device) < self.cfg.denoiser.caption_dropout
+        return torch.where(dropped, self.tokens([""]), tokens)
 
     @torch.no_grad()
     def encode(self, pictures: Tensor) -> Tensor:
@@ -116,9 +130,24 @@ class Trainer:
             return noise
         return self.scheduler.get_velocity(latents, noise, t)
 
+    def snr_weight(self, t: Tensor) -> Tensor:
+        """min-SNR-γ weights (B,) of mean one over the timesteps (Hang et al. 2023, arXiv 2303.09556); ones without a γ."""
+        gamma = self.cfg.denoiser.min_snr
+        if not gamma:
+            return torch.ones(len(t), device=self.device)
+        alpha_bar = self.scheduler.alphas_cumprod.to(self.device)
+        snr = alpha_bar / (1 - alpha_bar)
+        weights = snr.clamp(max=gamma) / (snr if self.cfg.denoiser.prediction_type == "epsilon" else snr + 1)
+        return (weights / weights.mean())[t]
+
+    def keep(self, batch: Batch) -> Kept:
+        """The batch as it is trained on, again and again."""
+        latents = self.encode(batch.pictures).float()
+        return Kept(latents, self.tokens(batch.captions), batch.names, self.weigh(batch.cover))
+
     def weigh(self, cover: Tensor) -> Tensor:
         """Weights (B, 1, H/4, W/4) of mean one: captions speak of objects, so objects count more than backgrounds."""
-        pooled = F.avg_pool2d(cover.to(self.device), self.cfg.size // self.unet.config.sample_size)
+        pooled = F.avg_pool2d(cover.to(self.device), self.factor)
         weight = 1 + (self.cfg.denoiser.object_weight - 1) * pooled
         return weight / weight.mean()
 
@@ -130,11 +159,12 @@ class Trainer:
         noise = torch.randn_like(latents)
         noisy = self.scheduler.add_noise(latents, noise, t)
         prediction = self.unet(noisy, t, embedding).sample
-        error = (batch.weight * (prediction.float() - self.target(latents, noise, t)).square()).mean()
+        errors = batch.weight * (prediction.float() - self.target(latents, noise, t)).square()
+        error = (self.snr_weight(t)[:, None, None, None] * errors).mean()
         some = slice(round(d.align_share * len(latents)))
         if not d.align:
             return error, error.new_zeros(())
-        null = self.embed([""]).expand(len(latents[some]), -1, -1)
+        null = self.embed(self.tokens([""])).expand(len(latents[some]), -1, -1)
         features = middle(self.unet, noisy[some], t[some], null)
         signal = self.scheduler.alphas_cumprod.to(self.device)[t[some]].sqrt()
         return error, self.aligner(features, self.text, batch.names[some], signal, d.align_others)
@@ -150,43 +180,21 @@ class Trainer:
         alpha_bar = float(self.scheduler.alphas_cumprod[GAP_TIMESTEP])
         weight = alpha_bar if self.cfg.denoiser.prediction_type == "v_prediction" else 1.0
         losses = []
-        for embedding in (self.embed(captions), self.embed(captions[1:] + captions[:1])):
-            prediction = self.unet(noisy, t, embedding).sample
+        tokens = self.tokens(captions)
+        for told in (tokens, tokens.roll(-1, dims=0)):
+            prediction = self.unet(noisy, t, self.embed(told)).sample
             losses.append(weight * F.mse_loss(prediction, self.target(latents, noise, t)).item())
         return losses[0], losses[1] - losses[0]
 
 
 class Kept(NamedTuple):
-    """An encoded batch: latents (B, C, h, w), a caption each, the names of what each shows, and the loss's weights
-    (B, 1, h, w)."""
+    """An encoded batch: latents (B, C, h, w), the tokens (B, tokens) of a caption each, the names of what each shows, and the
+    loss's weights (B, 1, h, w)."""
 
     latents: Tensor
-    captions: list[str]
+    tokens: Tensor
     names: list[list[str]]
     weight: Tensor
-
-
-class Replay:
-    """Encoded scenes of the last batches, to be trained on again with fresh noise: cheaper than composing new ones."""
-
-    def __init__(self, capacity: int, share: float) -> None:
-        self.capacity, self.share = capacity, share
-        self.kept: list[Kept] = []
-
-    def again(self) -> Kept | None:
-        """A mixture of two kept batches of one shape, with probability `share` once there are enough."""
-        if len(self.kept) < self.capacity // 2 or torch.rand(()) >= self.share:
-            return None
-        one = self.kept[int(torch.randint(len(self.kept), ()))]
-        alike = [batch for batch in self.kept if batch.latents.shape == one.latents.shape]
-        other = alike[int(torch.randint(len(alike), ()))]
-        order = torch.randperm(2 * len(one.latents))[: len(one.latents)]
-        captions, names = one.captions + other.captions, one.names + other.names
-        latents, weight = (torch.cat([getattr(b, part) for b in (one, other)])[order] for part in ("latents", "weight"))
-        return Kept(latents, [captions[i] for i in order], [names[i] for i in order], weight)
-
-    def keep(self, batch: Kept) -> None:
-        self.kept = [*self.kept[-self.capacity + 1 :], batch]
 
 
 def optimisers(cfg: Config, networks: nn.ModuleDict) -> list[torch.optim.Optimizer]:
@@ -202,7 +210,9 @@ def optimisers(cfg: Config, networks: nn.ModuleDict) -> list[torch.optim.Optimiz
     return [*result, Muon(matrices, lr=d.lr)] if matrices else result
 
 
-def train(cfg: Config, device: str, fresh: bool = False, on: bool = False) -> None:
+def train(
+    cfg: Config, device: str, fresh: bool = False, on: bool = False, workers: int = 1, minutes: float | None = None
+) -> None:
     torch.set_flush_denormal(True)  # a CPU is many times slower on denormal numbers
     d = cfg.denoiser
     run = Run("denoiser", cfg.checkpoint_seconds)
@@ -211,52 +221,52 @@ def train(cfg: Config, device: str, fresh: bool = False, on: bool = False) -> No
     networks, ema = trainer.networks, copy.deepcopy(trainer.networks).requires_grad_(False)
     trained = nn.ModuleDict({**networks, "aligner": trainer.aligner})
     optimisers_ = optimisers(cfg, trained)
-    step, total = 0, d.scenes // d.batch
+    step, before = 0, 0
     if state is not None:
         networks.load_state_dict(state["networks"])
         ema.load_state_dict(state["ema"])
         trainer.aligner.load_state_dict(state["aligner"])
         for optimiser, saved in zip(optimisers_, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
-        step = state["step"]
-        if on and step == state.get("total", step):
+        step, before = state["step"], state["composed"]
+        if on and state["finished"]:
             networks.load_state_dict(state["ema"])
-            step = 0
+            step, before = 0, 0
     square = dataclasses.replace(cfg, shapes=((cfg.size, cfg.size),))
-    first = next(batches(square, 192, seed=10_001, workers=0))
+    first = next(batches(square, trainer.pack, 192, seed=10_001, workers=0))
     watched, watched_latents = first.captions, trainer.encode(first.pictures)
-    stream, replay = batches(cfg, d.batch, seed=cfg.seed + step), Replay(d.replay, d.replay_share)
-    mean = aligned = 0.0
-    while step < total:
-        again = replay.again()
+    stream = batches(cfg, trainer.pack, min(d.batch, d.compose), seed=cfg.seed + step, workers=workers)
+    source = Source(stream, trainer.keep, d.batch, d.replay, d.replay_share if device == "cpu" else None)
+    mean = torch.zeros(2, device=device)  # of the two losses
+    with half(device):
+        next(source)  # the clock starts when there is something to train on
+    length = Length(d.scenes // d.batch, minutes)
+    while (done := length.done(step)) < 1:
         with half(device):
-            if again is None:
-                batch = next(stream)
-                latents = trainer.encode(batch.pictures).float()
-                again = Kept(latents, batch.captions, batch.names, trainer.weigh(batch.cover))
-                replay.keep(again)
-            captions = ["" if torch.rand(()) < d.caption_dropout else caption for caption in again.captions]
-            error, aligning = trainer.loss(again, trainer.embed(captions))
+            batch = next(source)
+            error, aligning = trainer.loss(batch, trainer.embed(trainer.drop(batch.tokens)))
             loss = error + d.align * aligning
         for optimiser in optimisers_:
             for group in optimiser.param_groups:
-                group["lr"] = d.lr * trapezoid(step, total, d.warmup, d.decay)
+                group["lr"] = d.lr * trapezoid(step, done, d.warmup, d.decay)
             optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
         for optimiser in optimisers_:
             optimiser.step()
         step += 1
+        done = length.done(step)
         with torch.no_grad():
             weight = 1 - min(d.ema, (step + 1) / (step + 10))
             torch._foreach_lerp_(list(ema.parameters()), list(networks.parameters()), weight)
-        mean = error.item() if mean == 0 else 0.98 * mean + 0.02 * error.item()
-        aligned = aligning.item() if aligned == 0 else 0.98 * aligned + 0.02 * aligning.item()
-        if step % 50 == 0 or step == total:
+            mean.lerp_(torch.stack([error.detach(), aligning.detach()]), 1 if step == 1 else 0.02)
+        composed = before + source.composed
+        if step % 50 == 0 or done >= 1:
             with half(device):
                 at_600, gap = trainer.gap(watched_latents, watched)
-            run.log(step=step, scenes=step * d.batch, loss=mean, align=aligned, loss_600=at_600, gap=gap)
-        if run.due() or step == total:
+            losses = dict(zip(("loss", "align"), mean.tolist(), strict=True))
+            run.log(step=step, scenes=step * d.batch, composed=composed, **losses, loss_600=at_600, gap=gap)
+        if run.due() or done >= 1:
             run.save(
                 {
                     "networks": networks.state_dict(),
@@ -264,7 +274,9 @@ def train(cfg: Config, device: str, fresh: bool = False, on: bool = False) -> No
                     "aligner": trainer.aligner.state_dict(),
                     "optimisers": [optimiser.state_dict() for optimiser in optimisers_],
                     "step": step,
-                    "total": total,
+                    "scenes": step * d.batch,
+                    "composed": composed,
+                    "finished": done >= 1,
                     "scale": trainer.scale,
                 }
             )
@@ -273,14 +285,15 @@ def train(cfg: Config, device: str, fresh: bool = False, on: bool = False) -> No
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--workers", type=int, default=1, help="processes that compose scenes")
     parser.add_argument("--scenes", type=int, help="instead of the configuration's")
+    parser.add_argument("--minutes", type=float, help="the run's length, instead of a number of scenes")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="another value of config.py")
     parser.add_argument("--fresh", action="store_true", help="start from random weights, not from the released ones")
     parser.add_argument("--on", action="store_true", help="begin another run from a finished one's average weights")
     options = parser.parse_args()
-    cfg = Config()
-    if options.scenes:
-        cfg = dataclasses.replace(cfg, denoiser=dataclasses.replace(cfg.denoiser, scenes=options.scenes))
-    train(cfg, options.device, options.fresh, options.on)
+    cfg = changed(Config(), options.set + ([f"denoiser.scenes={options.scenes}"] if options.scenes else []))
+    train(cfg, options.device, options.fresh, options.on, options.workers, options.minutes)
 
 
 if __name__ == "__main__":

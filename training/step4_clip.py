@@ -1,6 +1,6 @@
 """Step 4: a small dual encoder, a stock CLIPModel, on composed scenes of one object: it judges what the denoiser makes.
 
-    python step4_clip.py [--device cuda] [--scenes N]     # resumes from its checkpoint, or goes on from the released weights
+    python step4_clip.py [--device cuda] [--workers N] [--minutes M] [--scenes N]    # resumes from its checkpoint, or goes on from the released weights
     python step4_clip.py --measure                        # retrieval among all names, on held-out pictures
 
 The loss is CLIP's (Radford et al. 2021, arXiv 2103.00020), both ways; a pair of the same concept is nobody's negative.
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import copy
 import dataclasses
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,8 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig
 
-from common import Run, batches, half, start_from_released, to_pixels, trapezoid
-from config import Config, cache_folder
+from common import Batch, Length, Run, Source, batches, half, start_from_released, to_pixels, trapezoid
+from config import Config, cache_folder, changed
 from muon import Muon, is_matrix
 from scenes import Pack, compose
 from step3_denoiser import load_tokenizer
@@ -120,11 +121,20 @@ def load(cfg: Config) -> tuple[CLIPTokenizer, list]:
     return load_tokenizer(cfg, pack), pack.every_concept
 
 
-def train(cfg: Config, device: str) -> None:
+class Kept(NamedTuple):
+    """Pictures uint8 (B, H, W, 3), a caption each, and the name of what each shows."""
+
+    pictures: Tensor
+    captions: list[str]
+    names: list[str]
+
+
+def train(cfg: Config, device: str, workers: int = 1, minutes: float | None = None) -> None:
     torch.manual_seed(cfg.seed)
     torch.set_flush_denormal(True)
     c = cfg.clip
-    tokenizer, _ = load(cfg)
+    pack = Pack(cache_folder() / "data.npz")
+    tokenizer = load_tokenizer(cfg, pack)
     model = build(cfg, tokenizer)
     start_from_released(model, "../bundled-clip")
     model = model.to(device)
@@ -133,45 +143,52 @@ def train(cfg: Config, device: str) -> None:
     chosen = {id(w) for w in matrices}
     rest = [w for w in model.parameters() if id(w) not in chosen]
     optimisers = [torch.optim.AdamW(rest, lr=c.lr, betas=(0.9, 0.99), weight_decay=0.01), Muon(matrices, lr=c.lr)]
-    run, step, total = Run("clip", cfg.checkpoint_seconds), 0, c.scenes // c.batch
+    run, step = Run("clip", cfg.checkpoint_seconds), 0
     if (state := run.load()) is not None:
         model.load_state_dict(state["model"])
         ema.load_state_dict(state["ema"])
         for optimiser, saved in zip(optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
         step = state["step"]
-    stream = batches(scene_config(cfg), c.batch, seed=cfg.seed + 31 + step)
-    mean = 0.0
-    while step < total:
-        batch = next(stream)
+
+    def keep(batch: Batch) -> Kept:
+        return Kept(batch.pictures.to(device), batch.captions, [names[0] for names in batch.names])
+
+    stream = batches(scene_config(cfg), pack, min(c.batch, 256), seed=cfg.seed + 31 + step, workers=workers)
+    source = Source(stream, keep, c.batch, c.replay, 0.0 if device == "cpu" else None)
+    next(source)  # the clock starts when there is something to train on
+    length, mean = Length(c.scenes // c.batch, minutes), torch.zeros((), device=device)
+    while (done := length.done(step)) < 1:
+        batch = next(source)
         with half(device):
             out = model(**tokens(tokenizer, batch.captions, device), pixel_values=to_pixels(batch.pictures, device))
         images, texts = out.image_embeds.float(), out.text_embeds.float()
         scale = model.logit_scale.exp().clamp(max=100)
-        loss = contrastive_loss(images, texts, scale, [names[0] for names in batch.names])
+        loss = contrastive_loss(images, texts, scale, batch.names)
         for optimiser in optimisers:
             for group in optimiser.param_groups:
-                group["lr"] = c.lr * trapezoid(step, total, c.warmup)
+                group["lr"] = c.lr * trapezoid(step, done, c.warmup)
             optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimiser in optimisers:
             optimiser.step()
         step += 1
+        done = length.done(step)
         with torch.no_grad():
-            torch._foreach_lerp_(
-                list(ema.parameters()), list(model.parameters()), 1 - min(c.ema, (step + 1) / (step + 10))
-            )
-        mean = loss.item() if mean == 0 else 0.95 * mean + 0.05 * loss.item()
-        if step % 25 == 0 or step == total:
-            run.log(step=step, scenes=step * c.batch, loss=mean, scale=scale.item())
-        if run.due() or step == total:
+            weight = 1 - min(c.ema, (step + 1) / (step + 10))
+            torch._foreach_lerp_(list(ema.parameters()), list(model.parameters()), weight)
+            mean.lerp_(loss.detach(), 1 if step == 1 else 0.05)
+        if step % 25 == 0 or done >= 1:
+            run.log(step=step, scenes=step * c.batch, composed=source.composed, loss=mean.item(), scale=scale.item())
+        if run.due() or done >= 1:
             run.save(
                 {
                     "model": model.state_dict(),
                     "ema": ema.state_dict(),
                     "optimisers": [optimiser.state_dict() for optimiser in optimisers],
                     "step": step,
+                    "scenes": step * c.batch,
                 }
             )
 
@@ -179,16 +196,17 @@ def train(cfg: Config, device: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--workers", type=int, default=1, help="processes that compose scenes")
     parser.add_argument("--scenes", type=int, help="instead of the configuration's")
+    parser.add_argument("--minutes", type=float, help="the run's length, instead of a number of scenes")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="another value of config.py")
     parser.add_argument("--measure", action="store_true", help="measure retrieval and stop")
     options = parser.parse_args()
-    cfg = Config()
-    if options.scenes:
-        cfg = dataclasses.replace(cfg, clip=dataclasses.replace(cfg.clip, scenes=options.scenes))
+    cfg = changed(Config(), options.set + ([f"clip.scenes={options.scenes}"] if options.scenes else []))
     if options.measure:
         measure(cfg, options.device)
     else:
-        train(cfg, options.device)
+        train(cfg, options.device, options.workers, options.minutes)
 
 
 if __name__ == "__main__":

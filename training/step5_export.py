@@ -53,7 +53,7 @@ def export(out: Path) -> None:
     write_vocabulary(partial / "vocabulary.json", trainer.pack)
     write_sums(partial)
     replace(out, partial)
-    print(f"step {state['step']}, {state['step'] * cfg.denoiser.batch} scenes: {out} {megabytes(out):.1f} MB")
+    print(f"step {state['step']}, {state['scenes']} scenes: {out} {megabytes(out):.1f} MB")
 
 
 def export_clip(out: Path) -> None:
@@ -78,7 +78,7 @@ def export_clip(out: Path) -> None:
     forget_paths(partial)
     write_sums(partial)
     replace(out, partial)
-    print(f"step {state['step']}, {state['step'] * cfg.clip.batch} scenes: {out} {megabytes(out):.1f} MB")
+    print(f"step {state['step']}, {state['scenes']} scenes: {out} {megabytes(out):.1f} MB")
 
 
 def megabytes(folder: Path) -> float:

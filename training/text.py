@@ -78,7 +78,7 @@ def token_looks(tokenizer: CLIPTokenizer, pack: Pack, count: int) -> dict[int, n
 
 
 def build_text_encoder(cfg: DenoiserConfig, tokenizer: CLIPTokenizer, pack: Pack, seed: int) -> CLIPTextModel:
-    """One transformer layer over token embeddings of unit variance: half of each known word's is its looks (principal
+    """A few transformer layers over token embeddings of unit variance: half of each known word's is its looks (principal
     components over the concepts), the rest noise."""
     torch.manual_seed(seed)
     encoder = CLIPTextModel(
@@ -86,7 +86,7 @@ def build_text_encoder(cfg: DenoiserConfig, tokenizer: CLIPTokenizer, pack: Pack
             vocab_size=len(tokenizer),
             hidden_size=cfg.text_width,
             intermediate_size=4 * cfg.text_width,
-            num_hidden_layers=1,
+            num_hidden_layers=cfg.text_layers,
             num_attention_heads=cfg.text_width // cfg.heads_dim,
             max_position_embeddings=cfg.text_tokens,
             bos_token_id=tokenizer.bos_token_id,
