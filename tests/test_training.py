@@ -459,6 +459,35 @@ def test_the_rate_rises_stays_and_falls_to_zero():
     assert rates[1000] == 0.0
 
 
+@pytest.mark.parametrize("offset", [0.0, 3.0])
+@pytest.mark.parametrize(("shape", "groups"), [((3, 12, 8, 10), 4), ((2, 64, 5, 5), 32), ((2, 6, 4, 4), 1)])
+def test_the_faster_group_norm_is_group_norm(shape, groups, offset):
+    """In float64, against PyTorch's own and by finite differences; in bfloat16, through the layer, to its precision."""
+    from norm import GroupNormFunction, faster_norms
+
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(shape, generator=generator, dtype=torch.float64) + offset
+    x = x.to(memory_format=torch.channels_last)
+    weight, bias = torch.randn(2, shape[1], generator=generator, dtype=torch.float64)
+    inputs = [tensor.clone().requires_grad_() for tensor in (x, weight, bias)]
+    goal = torch.nn.functional.group_norm(inputs[0], groups, inputs[1], inputs[2])
+    torch.testing.assert_close(GroupNormFunction.apply(*inputs, groups, 1e-5), goal, atol=1e-4, rtol=1e-4)
+    asked = torch.randn(shape, generator=generator, dtype=torch.float64)
+    goals = torch.autograd.grad(goal, inputs, asked)
+    found = torch.autograd.grad(GroupNormFunction.apply(*inputs, groups, 1e-5), inputs, asked)
+    torch.testing.assert_close(found, goals, atol=1e-4, rtol=1e-4)
+    layer = torch.nn.Sequential(torch.nn.GroupNorm(groups, shape[1])).bfloat16()
+    half = x.bfloat16()
+    before = layer(half)
+    names = set(layer.state_dict())
+    faster_norms(layer)
+    assert set(layer.state_dict()) == names
+    after = layer(half)
+    assert type(layer[0]) is not torch.nn.GroupNorm
+    assert after.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(after, before, atol=0.06, rtol=0.02)
+
+
 # ---------------------------------------------------------------- alignment
 
 

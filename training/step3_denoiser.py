@@ -30,6 +30,7 @@ from align import Aligner, middle
 from common import BUNDLED, Batch, Length, Run, Source, batches, half, start_from_released, to_pixels, trapezoid
 from config import Config, cache_folder, changed
 from muon import Muon, is_matrix
+from norm import faster_norms
 from scenes import Pack
 from step2_vae import load_trained
 from text import build_text_encoder, build_tokenizer, transplant, words
@@ -96,6 +97,8 @@ class Trainer:
             network.to(memory_format=torch.channels_last)
         if device == "cpu":
             self.unet.set_attn_processor(AttnProcessor())  # there, faster than the fused attention's backward pass
+            for network in (self.unet, self.vae):
+                faster_norms(network)
         self.scheduler = build_scheduler(cfg)
         names = [concept.name for concept in pack.every_concept]
         self.aligner = Aligner(cfg.denoiser.channels[-1], cfg.denoiser.text_width, names, self.tokenizer).to(device)
