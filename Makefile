@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test check lint types bench-quality bench-paper bench-samples bench-generate bench-photographs bench-speed bench-answers bench-levers bench-edges bench-growth clean
+.PHONY: demo test check lint types bench-quality bench-paper bench-samples bench-generate bench-photographs bench-speed bench-answers bench-levers bench-edges bench-growth bench-sd bench-ablations clean
 
 demo: $(VENV)/.package
 	$(BIN)/python examples/demo.py
@@ -47,6 +47,12 @@ bench-edges: $(VENV)/.training
 
 bench-growth: $(VENV)/.training
 	$(BIN)/python benchmarks/growth.py
+
+bench-ablations: $(VENV)/.training
+	$(BIN)/python benchmarks/ablations.py
+
+bench-sd: $(VENV)/.package
+	$(BIN)/python benchmarks/sd_size.py
 
 # COCO names a folder with images/ and instances.json
 bench-photographs: $(VENV)/.package

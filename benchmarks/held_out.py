@@ -61,7 +61,7 @@ def samples(
     seed: int = 2024,
     side: int = 256,
     objects: tuple[int, ...] = (2, 3),
-    names: str = "core",
+    names: str | list[str] = "core",
     styles: str = "known",
     split: str = "test",
     half: int | None = None,
@@ -73,7 +73,7 @@ def samples(
         seed: of the scenes.
         side: of the square pictures, pixels.
         objects: how many objects the scenes show.
-        names: "core" for the names of training/concepts.py, "all" for every name.
+        names: "core" for the names of training/concepts.py, "all" for every name, or a list of them.
         styles: "known" for held-out drawings of the icon sets that training has seen, and held-out photographs; "unseen"
             for the drawings of a set that it has never seen.
         split: "train" for new compositions of what training has seen: what settings are tuned on, never reported as quality.
@@ -81,7 +81,7 @@ def samples(
     """
     pack, cfg = open_pack("all" if split == "train" else styles, split), Config()
     rng = np.random.default_rng(seed)
-    pool = half_of(pack.core if names == "core" else pack.names, half)
+    pool = half_of({"core": pack.core, "all": pack.names}[names] if isinstance(names, str) else names, half)
     result: list[Sample] = []
     while len(result) < count:
         tier = list(TIERS)[len(result) % len(TIERS)]

@@ -1,18 +1,34 @@
-"""The cost of a preset on the architecture of Stable Diffusion 1.5 (860 M UNet, 512²): FLOPs counted exactly, and seconds with random
-weights, which time the same as real ones. A part of `speed.py`."""
+"""The cost of a preset on the architecture of Stable Diffusion 1.5 (860 M UNet): `make bench-sd`. Random weights time the same as
+real ones. Writes benchmarks/sd-size.md.
+
+    python benchmarks/sd_size.py [--device cuda] [--side 512]
+
+Needs nothing but the package: no data, no weights. FLOPs are counted exactly, two a multiply-add: those of the UNet, of the VAE's
+encoder and of its backward pass; the text encoder, the blur and GrabCut are left out. The share of the throughput is those FLOPs a
+second, of what a large bfloat16 product of matrices reaches on the same device at the same time.
+"""
 
 from __future__ import annotations
 
+import argparse
+import datetime
+import os
+import platform
+import resource
 import time
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from counting import Counting
 from peekaboo import Peekaboo, Settings, preset
-from peekaboo.denoisers.load import bundled_folder
+from peekaboo.denoisers.load import bundled_folder, multiplies_bfloat16
 
+TABLE = Path(__file__).parent / "sd-size.md"
 FIRST_CODE_STEPS = 300
 """What the paper's first implementation runs; the paper says 200."""
 MEASURED_STEPS = 4
@@ -105,50 +121,124 @@ def pipeline(side: int, device: str, dtype: torch.dtype) -> Any:
     return pipe.to(device, dtype)
 
 
-def timed(model: Peekaboo, settings: Settings, image: np.ndarray, share: float) -> float:
-    """Seconds of one run, its descent done for the first `share` of its steps only and multiplied."""
-    run = model.start(image, "a cat", preset=settings)
+@dataclass
+class Cost:
+    """Of one run: seconds, FLOPs of its passes, and the most memory it took, GB."""
+
+    seconds: float
+    flops: float
+    memory: float
+
+
+def matmul_throughput(device: torch.device, side: int) -> float:
+    """FLOP/s of the best of ten products of two (side, side) matrices in bfloat16."""
+    a, b = torch.randn(2, side, side, device=device).bfloat16()
+    best = float("inf")
+    for _ in range(11):  # the first warms up
+        wait(device)
+        clock = time.perf_counter()
+        a @ b
+        wait(device)
+        best = min(best, time.perf_counter() - clock)
+    return 2 * side**3 / best
+
+
+def wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def peak_memory(device: torch.device) -> float:
+    """GB: of the GPU since its count was reset, or of this process since it began."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+def measured(counter: Counting, settings: Settings, image: np.ndarray, each: dict[str, float], share: float) -> Cost:
+    """One run. With a `share` under one, a descent without a warm start is done for that share of its steps only, and multiplied."""
+    device = counter.inner.device
+    before = dict(counter.passes)
+    wait(device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    run = Peekaboo(counter).start(image, "a cat", preset=settings)
     clock = time.perf_counter()
-    marks = [0.0]
+    marks, counts = [0.0], [dict(counter.passes)]
+
+    def flops(start: dict[str, float], end: dict[str, float]) -> float:
+        return sum(each[part] * (end[part] - start[part]) for part in each)
+
     for _ in run:
+        wait(device)
         marks.append(time.perf_counter() - clock)
-        if settings.warm_start == 0 and len(marks) > max(2, share * settings.steps):
-            per_step = (marks[-1] - marks[1]) / (len(marks) - 2)
-            return marks[1] + per_step * (settings.steps - 1)
+        counts.append(dict(counter.passes))
+        if share < 1 and settings.warm_start == 0 and len(marks) > max(2, share * settings.steps):
+            times = (settings.steps - 1) / (len(marks) - 2)
+            return Cost(
+                marks[1] + times * (marks[-1] - marks[1]),
+                flops(before, counts[1]) + times * flops(counts[1], counts[-1]),
+                peak_memory(device),
+            )
     run.result()
-    return time.perf_counter() - clock
+    wait(device)
+    return Cost(time.perf_counter() - clock, flops(before, counter.passes), peak_memory(device))
 
 
-def timed_table(device: str, side: int) -> list[str]:
+def timed_table(device: torch.device, side: int) -> list[str]:
     """Seconds an image: `paper` as first published (float32, 300 steps) beside `draft` and `default` as they run on the device."""
-    gpu = device == "cuda"
+    gpu = device.type == "cuda"
     image = np.random.default_rng(0).random((side, side, 3))
-    half = torch.float16 if gpu else torch.float32
-    published = preset("paper", steps=FIRST_CODE_STEPS)
+    half = torch.float16 if gpu else torch.bfloat16 if multiplies_bfloat16(device) else torch.float32
     rows = [
-        ("paper, 300 steps", published, torch.float32),
-        ("draft", preset("draft"), half),
-        ("default", preset("default"), half),
+        ("paper, 300 steps", preset("paper", steps=FIRST_CODE_STEPS), torch.float32),
+        ("draft", preset("draft", presence=0.0), half),
+        ("default", preset("default", presence=0.0), half),
     ]
+    each, best = flops(side), matmul_throughput(device, 8192 if gpu else 2048)
     name = torch.cuda.get_device_name() if gpu else "CPU"
     lines = [
-        f"| SD 1.5's architecture, {side}², {name} | precision | s/image | times faster | peak memory, GB |",
-        "|---|---|---|---|---|",
+        f"| SD 1.5's architecture, {side}², {name} | precision | s/image | times faster | TFLOP | of the throughput | peak memory, GB |",
+        "|---|---|---|---|---|---|---|",
     ]
-    base, loaded = 0.0, None
+    base, counter, loaded = 0.0, None, None
     for title, settings, dtype in rows:
-        if loaded is None or loaded[0] != dtype:
-            loaded = (dtype, Peekaboo(pipeline(side, device, dtype)))
-            timed(loaded[1], preset("draft", warm_start=1), image, 1.0)  # warm up
-        if gpu:
-            torch.cuda.reset_peak_memory_stats()
-        seconds = timed(
-            loaded[1], settings, image, 1.0 if gpu else MEASURED_STEPS / settings.steps if settings.steps else 1.0
+        if counter is None or loaded != dtype:
+            counter = None  # frees the last one's weights first
+            counter, loaded = Counting(Peekaboo(pipeline(side, str(device), dtype)).denoiser), dtype
+        warm = settings if gpu and settings.warm_start else preset("paper", steps=2)
+        measured(counter, warm, image, each, 1.0)
+        cost = measured(counter, settings, image, each, 1.0 if gpu else MEASURED_STEPS / max(settings.steps, 1))
+        base = base or cost.seconds
+        lines.append(
+            f"| `{title}` | {str(dtype).removeprefix('torch.')} | {cost.seconds:.2f} | {base / cost.seconds:.1f} "
+            f"| {cost.flops / 1e12:.1f} | {100 * cost.flops / cost.seconds / best:.0f} % | {cost.memory:.2f} |"
         )
-        base = base or seconds
-        memory = f"{torch.cuda.max_memory_allocated() / 1e9:.2f}" if gpu else "not measured"
-        precision = str(dtype).removeprefix("torch.")
-        lines.append(f"| `{title}` | {precision} | {seconds:.2f} | {base / seconds:.1f} | {memory} |")
+        print(lines[-1], flush=True)
+    lines += [
+        "",
+        f"Throughput: {best / 1e12:.1f} TFLOP/s, a bfloat16 product of square matrices, measured in the same run.",
+    ]
     if not gpu:
-        lines += ["", f"On the CPU, of `paper`'s {FIRST_CODE_STEPS} steps {MEASURED_STEPS} were timed and multiplied."]
+        lines[-1] += (
+            f" On the CPU, of `paper`'s {FIRST_CODE_STEPS} steps {MEASURED_STEPS} were timed and multiplied, and the memory is that "
+            "of the process, the most since it began."
+        )
     return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--side", type=int, help="pixels; 512 on a GPU, 128 on a CPU unless given")
+    parser.add_argument("--out", type=Path, default=TABLE)
+    options = parser.parse_args()
+    device = torch.device(options.device)
+    table = timed_table(device, options.side or (512 if device.type == "cuda" else 128))
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, PyTorch {torch.__version__}, {datetime.date.today()}."
+    options.out.write_text("\n".join([*table, "", f"Random weights. {machine}", ""]))
+    print("", *table, machine, sep="\n", flush=True)
+
+
+if __name__ == "__main__":
+    main()

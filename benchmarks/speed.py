@@ -1,11 +1,11 @@
-"""Speed at equal quality: `make bench-speed`. Writes benchmarks/speed.md and docs/speed.png; with --sd also benchmarks/sd-size.md.
+"""Speed at equal quality: `make bench-speed`. Writes benchmarks/speed.md and docs/speed.png.
 
-    python benchmarks/speed.py [--samples 12] [--seeds 5] [--sd cpu|cuda]
+    python benchmarks/speed.py [--samples 12] [--seeds 5]
 
 1. On held-out scenes, the bundled model, one run: mIoU, seconds and network passes of each preset; `paper` also with the best of the
    published gravities picked per image by looking at the answer; how long `default` takes to reach `paper`'s final mIoU; and how much
    a sample's IoU differs between seeds.
-2. At Stable Diffusion's size (the architecture of SD 1.5, random weights): the exact FLOPs an image, counted, and with --sd the seconds.
+2. At Stable Diffusion's size (the architecture of SD 1.5): the exact FLOPs an image, counted. The seconds: sd_size.py.
 
 mIoU is that of the masks that a run ends with. The curves, and the time to a quality, are of alpha > ½ after each step, bilinearly
 enlarged, so that every step can be scored alike; their seconds are from the call to that step, without what a run ends with: GrabCut,
@@ -27,12 +27,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from counting import Counting
 from held_out import ROOT, Sample, samples
 from peekaboo import Peekaboo, Settings, preset
 from peekaboo.evaluation import iou
-from sd_size import flops_table, timed_table
+from sd_size import flops_table
 
-TABLE, SD_TABLE = (Path(__file__).parent / name for name in ("speed.md", "sd-size.md"))
+TABLE = Path(__file__).parent / "speed.md"
 PLOT = ROOT / "docs" / "speed.png"
 GRAVITIES = (0.01, 0.05, 0.1, 0.15)
 """What the paper tunes over, per prompt; .05 is the published one."""
@@ -47,26 +48,6 @@ ROWS: dict[str, Settings] = {
     "draft": preset("draft"),
     "default": preset("default"),
 }
-
-
-class Counting:
-    """A denoiser that counts what is asked of it: latents denoised, pictures encoded, and encoded with a gradient."""
-
-    def __init__(self, inner: Any) -> None:
-        self.inner = inner
-        self.denoised = self.encoded = self.differentiated = 0
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.inner, name)
-
-    def encode(self, images: torch.Tensor) -> torch.Tensor:
-        self.encoded += len(images)
-        self.differentiated += len(images) * images.requires_grad
-        return self.inner.encode(images)
-
-    def predict(self, noisy: torch.Tensor, t: torch.Tensor, embeddings: torch.Tensor) -> torch.Tensor:
-        self.denoised += len(noisy)
-        return self.inner.predict(noisy, t, embeddings)
 
 
 @dataclass
@@ -105,7 +86,7 @@ def trace(pipe: Any, settings: Settings, chosen: list[Sample]) -> Trace:
         scores.append([grid_iou(alpha, sample.truth) for alpha in alphas])
         seconds.append(times)
     n = len(chosen)
-    passes = {"UNet": counter.denoised / n, "VAE": counter.encoded / n, "VAE backward": counter.differentiated / n}
+    passes = {part: count / n for part, count in counter.passes.items()}
     return Trace(np.array(masks), np.array(scores), np.array(seconds), whole / n, passes)
 
 
@@ -163,10 +144,8 @@ def draw(traces: dict[str, Trace]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--samples", type=int, default=12, help="held-out scenes; 0 leaves part 1 out")
+    parser.add_argument("--samples", type=int, default=12, help="held-out scenes")
     parser.add_argument("--seeds", type=int, default=5, help="for the spread between seeds; 0 leaves it out")
-    parser.add_argument("--sd", choices=("cpu", "cuda"), help="also time Stable Diffusion's architecture there")
-    parser.add_argument("--sd-side", type=int, help="pixels; 512 on cuda, 128 on cpu unless given")
     options = parser.parse_args()
     lines: list[str] = []
     machine = f"{platform.machine()}, {os.cpu_count()} cores, PyTorch {torch.__version__}, {datetime.date.today()}."
@@ -178,15 +157,12 @@ def main() -> None:
     from peekaboo.denoisers import load_pipeline
 
     pipe = load_pipeline()
-    chosen = samples(max(options.samples, 1))
+    chosen = samples(options.samples)
     trace(pipe, preset("draft"), chosen[:1])  # warm the caches up
-    if options.samples:
-        table, traces = compare(pipe, chosen)
-        tell(*table)
-        draw(traces)
-    else:
-        traces = {name: trace(pipe, preset(name), chosen) for name in PRESETS}
-    if options.samples and options.seeds:
+    table, traces = compare(pipe, chosen)
+    tell(*table)
+    draw(traces)
+    if options.seeds:
         for name in ("default", "draft"):
             spread = spread_of_seeds(pipe, preset(name), chosen, options.seeds)
             tell(
@@ -194,13 +170,8 @@ def main() -> None:
                 f"`{name}`, {options.seeds} seeds: a sample's IoU has a standard deviation of {spread:.3f} (mean over samples).",
             )
     tell("", *flops_table({name: traces[name].passes for name in PRESETS}))
-    if options.samples:
-        tell("", machine)
-        TABLE.write_text("\n".join([*lines, ""]))
-    if options.sd:
-        table = timed_table(options.sd, options.sd_side or (512 if options.sd == "cuda" else 128))
-        print("", *table, sep="\n", flush=True)
-        SD_TABLE.write_text("\n".join([*table, "", f"Random weights. {machine}", ""]))
+    tell("", machine)
+    TABLE.write_text("\n".join([*lines, ""]))
 
 
 if __name__ == "__main__":

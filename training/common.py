@@ -46,9 +46,10 @@ class SceneBatches(IterableDataset):
         worker = torch.utils.data.get_worker_info()
         cv2.setNumThreads(1)
         rng = np.random.default_rng([self.seed, worker.id if worker else 0])
+        names = self.pack.few(self.cfg.scenes.only) or None
         while True:
             shape = self.cfg.shapes[rng.integers(len(self.cfg.shapes))]
-            scenes = [compose(rng, self.pack, self.cfg, shape) for _ in range(self.batch)]
+            scenes = [compose(rng, self.pack, self.cfg, shape, names=names) for _ in range(self.batch)]
             pictures = torch.from_numpy(np.stack([s.image for s in scenes]))
             cover = torch.from_numpy(np.stack([s.alphas.sum(axis=0, keepdims=True) for s in scenes])).clamp(0, 1)
             yield Batch(pictures, [s.caption for s in scenes], [s.names for s in scenes], cover)

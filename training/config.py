@@ -59,6 +59,9 @@ class DataConfig:
 class SceneConfig:
     """How scenes are composed (see scenes.py)."""
 
+    only: int = (
+        0  # of the core names, so many and nothing else: a small world for ablations (benchmarks/ablations.py); 0: all
+    )
     core: float = 0.55  # share of the draws that show one of the hand-written table's names
     people: float = 0.10  # share that shows a person, a hand or a smiley
     objects: tuple[float, ...] = (0.50, 0.40, 0.10)  # P(1), P(2), P(3 objects)

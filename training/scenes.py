@@ -85,6 +85,10 @@ class Pack:
         self.core = [name for name in self.names if self.concepts[name].core]
         self._shares: dict[SceneConfig, np.ndarray] = {}
 
+    def few(self, count: int) -> list[str]:
+        """`count` of the core names, spread over the alphabet; all where there are no more."""
+        return self.core[:: max(1, len(self.core) // count)][:count] if count else []
+
     def draw(self, rng: np.random.Generator, name: str, photo_share: float) -> Sprite:
         """One cut-out of a concept; a photograph with the given probability where there is one."""
         photos = [s for s in self.sprites[name] if s.photo]

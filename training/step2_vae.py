@@ -16,6 +16,7 @@ from torch import Tensor
 
 from common import BUNDLED, Length, Run, batches, half, start_from_released, to_pixels, trapezoid
 from config import Config, cache_folder, changed
+from norm import faster_norms
 from scenes import Pack
 
 
@@ -74,7 +75,9 @@ def main() -> None:
     cfg, device = changed(Config(), options.set), options.device
     torch.manual_seed(cfg.seed)
     torch.set_flush_denormal(True)  # a CPU is many times slower on denormal numbers
-    vae = build(cfg).to(device)
+    vae = build(cfg).to(device).to(memory_format=torch.channels_last)
+    if device == "cpu":
+        faster_norms(vae)
     if not options.fresh:
         start_from_released(vae, "vae")
     optimiser = torch.optim.AdamW(vae.parameters(), lr=cfg.vae.lr, betas=(0.9, 0.99), weight_decay=1e-4)

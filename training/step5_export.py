@@ -27,8 +27,8 @@ from text import FRAME
 DEFAULT_OUT = Path(__file__).parent.parent / "src" / "peekaboo" / "bundled"
 
 
-def export(out: Path) -> None:
-    cfg = Config()
+def trained_pipeline(cfg: Config) -> tuple[StableDiffusionPipeline, Trainer, dict]:
+    """The averaged weights of step 3's checkpoint as a pipeline in float32, what they were trained with, and the checkpoint."""
     trainer = Trainer(cfg, "cpu", fresh=True)
     state = Run("denoiser", cfg.checkpoint_seconds).load()
     if state is None:
@@ -44,7 +44,13 @@ def export(out: Path) -> None:
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
-    ).to(torch.float16)
+    )
+    return pipe, trainer, state
+
+
+def export(out: Path) -> None:
+    pipe, trainer, state = trained_pipeline(Config())
+    pipe = pipe.to(torch.float16)
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     pipe.save_pretrained(partial, safe_serialization=True)
