@@ -51,6 +51,10 @@ ROWS: dict[str, tuple[str, ...]] = {
     "solid backgrounds .10": ("scenes.solid=.1", "scenes.gradient=.35", "scenes.photo=.55"),
     "latents of 8 channels": ("vae.latent_channels=8",),
     "latents of 8 channels at an eighth of the side": EIGHT,
+    "aligned with names, at .005": ("denoiser.align=.005",),
+    "every object named in the caption": ("scenes.drop_name=0.0",),
+    "objects weigh no more than background": ("denoiser.object_weight=1.0",),
+    "two layers a block instead of one": ("denoiser.layers=2",),
 }
 
 

@@ -260,6 +260,23 @@ def test_first_map_and_presence_share_their_draws(toy_scene, toy, monkeypatch):
     assert sum(asked) == before + 2 * evidence.DRAWS * (len(alpha) + 1)
 
 
+def test_opposite_noises_of_the_two_views_cancel(toy_scene, toy):
+    """The toy's predictions are linear in the noise, so what the two views say together is what no noise at all would say."""
+    from peekaboo import distill, evidence
+
+    *_, said = evidence.hear(toy_scene, preset("default"))
+    generator = torch.Generator().manual_seed(preset("default").seed)
+    order = [i for part in evidence.parts(24) for i in range(24)[part]]
+    t = distill.draw_timesteps(24, *evidence.BAND, toy.timesteps, generator)[order]
+    still = torch.zeros(24, 1, *toy_scene.views[0].shape[1:], dtype=torch.float64)
+    calm = [
+        evidence.gains(toy, view, toy_scene.embeddings, toy_scene.null, t, still).flip(-1 if mirrored else ())
+        for mirrored, view in enumerate(toy_scene.views)
+    ]
+    assert (said[0] - said[1]).abs().max() > 0.1
+    torch.testing.assert_close(said.mean(dim=0), torch.stack(calm).mean(dim=0).to(said.dtype), atol=1e-5, rtol=0)
+
+
 def test_the_parts_of_the_draws_each_span_the_schedule_and_leave_none_out():
     from peekaboo import evidence
 
