@@ -1,5 +1,7 @@
 """Score distillation against closed forms: a linear encoder and a Gaussian denoiser, float64."""
 
+import math
+
 import pytest
 import torch
 
@@ -137,6 +139,38 @@ def test_timesteps_are_stratified_and_in_range():
     assert single.min() < 40
     assert single.max() > 960
     assert abs(single.double().mean() - 500) < 20
+
+
+@pytest.mark.parametrize(("count", "channels", "size"), [(24, 4, (7, 10)), (12, 4, (4, 4)), (5, 3, (3, 2))])
+def test_orthogonal_draws_have_exact_moments_within_a_block(count, channels, size):
+    latents = torch.zeros(1, channels, *size)
+    noise = distill.draw_orthogonal_noise(count, latents, torch.Generator().manual_seed(0))
+    assert noise.shape == (count, 1, channels, *size)
+    tall = math.isqrt(count // channels)
+    block = noise[:, 0, :, :tall, : count // channels // tall].flatten(1)
+    torch.testing.assert_close(block.T @ block / count, torch.eye(block.shape[1]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(noise.square().mean(dim=0), torch.ones_like(noise[0]), atol=1e-5, rtol=0)
+    again = distill.draw_orthogonal_noise(count, latents, torch.Generator().manual_seed(0))
+    assert torch.equal(noise, again)
+
+
+def test_orthogonal_draws_are_each_white_noise():
+    """Over many seeds every number of a draw has mean 0, variance 1, the kurtosis of a coordinate on a sphere, and no companions."""
+    latents = torch.zeros(1, 4, 40, 60)
+    draw = distill.draw_orthogonal_noise(24, latents, torch.Generator().manual_seed(0))[3, 0]
+    blocks = draw.view(4, 20, 2, 20, 3).permute(1, 3, 0, 2, 4).reshape(400, 24)
+    assert abs(float(draw.mean())) < 0.03
+    assert abs(float(draw.pow(4).mean()) - 3 * 24 / 26) < 0.2
+    covariance = blocks.T @ blocks / len(blocks)
+    assert float((covariance - torch.eye(24)).abs().max()) < 0.25
+
+
+def test_fewer_draws_than_channels_are_independent():
+    latents = torch.zeros(1, 4, 3, 3)
+    drawn = [
+        f(3, latents, torch.Generator().manual_seed(0)) for f in (distill.draw_orthogonal_noise, distill.draw_noise)
+    ]
+    assert torch.equal(*drawn)
 
 
 def test_the_loop_finds_the_red_square(toy_scene):

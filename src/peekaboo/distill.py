@@ -9,6 +9,7 @@ so s = 1 is the plain conditional prediction. (Other code writes ε_p + s·(ε_p
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -40,6 +41,29 @@ def draw_timesteps(count: int, t_min: float, t_max: float, timesteps: int, gener
 def draw_noise(count: int, latents: Tensor, generator: torch.Generator) -> Tensor:
     """ε ~ N(0, I), (count, 1, C, h, w): shared by all composites, so that what differs between them is not noise."""
     noise = torch.randn(count, 1, *latents.shape[1:], generator=generator)
+    return noise.to(latents.device)
+
+
+def draw_orthogonal_noise(count: int, latents: Tensor, generator: torch.Generator) -> Tensor:
+    r"""Noise as by `draw_noise`, (count, 1, C, h, w), whose draws cover the directions evenly (orthogonal Monte Carlo, arXiv 1610.09072).
+
+    In every block of a few latents, n ≤ `count` numbers in all, the `count` draws of each number are a column of a random matrix
+    with orthogonal columns of length :math:`\sqrt{count}`: over the draws, every number has energy 1 and no two go together, exactly,
+    as of independent draws they do on average. So less of what is averaged over the draws is chance. With fewer draws than channels,
+    draws are independent.
+    """
+    _, channels, height, width = latents.shape
+    area = count // channels
+    if not area:
+        return draw_noise(count, latents, generator)
+    tall = math.isqrt(area)
+    wide = area // tall
+    rows, columns = -(-height // tall), -(-width // wide)
+    blocks = torch.randn(rows * columns, count, channels * tall * wide, generator=generator)
+    q, r = torch.linalg.qr(blocks)
+    q = q * torch.diagonal(r, dim1=-2, dim2=-1).sign()[:, None] * count**0.5  # the sign makes it uniform
+    noise = q.view(rows, columns, count, channels, tall, wide).permute(2, 3, 0, 4, 1, 5)
+    noise = noise.reshape(count, 1, channels, rows * tall, columns * wide)[..., :height, :width]
     return noise.to(latents.device)
 
 

@@ -79,8 +79,8 @@ def hear(scene: Scene, settings: Settings) -> Iterator[Tensor]:
     of a scene.
 
     Of a prompt and a rival name, the draws' in turn, the gain is :math:`|ε_r-ε|^2 - |ε_p-ε|^2`: the gain over nothing, less the rival's own.
-    Without rivals it is the gain over nothing. The draws are stratified over `BAND`, the same for all prompts, and opposite in the
-    two views (`opposites`).
+    Without rivals it is the gain over nothing. The draws are stratified over `BAND`, the same for all prompts, orthogonal
+    (`distill.draw_orthogonal_noise`), and opposite in the two views (`opposites`).
     """
     draws = settings.warm_start or DRAWS
     heard = scene.memo.setdefault((draws, settings.seed), [])
@@ -88,7 +88,7 @@ def hear(scene: Scene, settings: Settings) -> Iterator[Tensor]:
     null = scene.null if scene.rivals is None else scene.rivals
     null = null[torch.arange(draws) % len(null)] if len(null) > 1 else null
     t = distill.draw_timesteps(draws, *BAND, scene.denoiser.timesteps, generator)
-    noises = opposites(distill.draw_noise(draws, scene.views[0], generator))
+    noises = opposites(distill.draw_orthogonal_noise(draws, scene.views[0], generator))
     for index, part in enumerate(parts(draws)):
         if index == len(heard):
             against = null[part] if len(null) > 1 else null
