@@ -64,7 +64,8 @@ def draw_orthogonal_noise(count: int, latents: Tensor, generator: torch.Generato
     q = q * torch.diagonal(r, dim1=-2, dim2=-1).sign()[:, None] * count**0.5  # the sign makes it uniform
     noise = q.view(rows, columns, count, channels, tall, wide).permute(2, 3, 0, 4, 1, 5)
     noise = noise.reshape(count, 1, channels, rows * tall, columns * wide)[..., :height, :width]
-    return noise.to(latents.device)
+    result: Tensor = noise.to(latents.device)
+    return result
 
 
 def predict(
