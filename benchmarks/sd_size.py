@@ -95,7 +95,8 @@ def pipeline(side: int, device: str, dtype: torch.dtype) -> Any:
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
     torch.manual_seed(0)
-    unet, vae = parts(side)
+    with torch.device(device):  # random numbers for a billion weights take a CPU half a minute
+        unet, vae = parts(side)
     words = CLIPTokenizer.from_pretrained(bundled_folder() / "tokenizer", model_max_length=77)
     config = CLIPTextConfig(
         vocab_size=len(words),

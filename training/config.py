@@ -111,7 +111,7 @@ class DenoiserConfig:
     """Step 3: UNet2DConditionModel and its CLIP text encoder, trained together."""
 
     channels: tuple[int, ...] = (96, 160)
-    layers: int = 1
+    layers: int = 2
     heads_dim: int = 32
     text_width: int = 192
     text_layers: int = 1

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+from kornia import augmentation
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig
 
@@ -66,6 +67,16 @@ def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor, names: list[s
     logits = logits.masked_fill(twins, float("-inf"))
     target = torch.arange(len(ids), device=logits.device)
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+
+def disturbance() -> nn.Module:
+    """Of pictures (B, 3, H, W) in [0, 1], another for each: light, colour, a piece gone. There are far fewer drawings than scenes, and a
+    drawing must not be known by its very colours."""
+    return augmentation.AugmentationSequential(
+        augmentation.ColorJiggle(0.25, 0.25, 0.35, 0.03, p=0.8),
+        augmentation.RandomGrayscale(p=0.05),
+        augmentation.RandomErasing(scale=(0.02, 0.2), p=0.4),
+    )
 
 
 @torch.no_grad()
@@ -158,10 +169,12 @@ def train(cfg: Config, device: str, workers: int = 1, minutes: float | None = No
     source = Source(stream, keep, c.batch, c.replay, 0.0 if device == "cpu" else None)
     next(source)  # the clock starts when there is something to train on
     length, mean = Length(c.scenes // c.batch, minutes), torch.zeros((), device=device)
+    disturb = disturbance()
     while (done := length.done(step)) < 1:
         batch = next(source)
+        pixels = disturb((to_pixels(batch.pictures, device) + 1) / 2) * 2 - 1
         with half(device):
-            out = model(**tokens(tokenizer, batch.captions, device), pixel_values=to_pixels(batch.pictures, device))
+            out = model(**tokens(tokenizer, batch.captions, device), pixel_values=pixels)
         images, texts = out.image_embeds.float(), out.text_embeds.float()
         scale = model.logit_scale.exp().clamp(max=100)
         loss = contrastive_loss(images, texts, scale, batch.names)

@@ -19,7 +19,7 @@ from transformers import CLIPImageProcessor, CLIPProcessor
 
 import step4_clip
 from common import Run
-from config import Config
+from config import Config, cache_folder
 from scenes import Pack
 from step3_denoiser import Trainer
 from text import FRAME
@@ -54,6 +54,7 @@ def export(out: Path) -> None:
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     pipe.save_pretrained(partial, safe_serialization=True)
+    tokenizer_as_built(partial / "tokenizer")
     keep_card(out, partial)
     forget_paths(partial)
     write_vocabulary(partial / "vocabulary.json", trainer.pack)
@@ -80,11 +81,18 @@ def export_clip(out: Path) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     model.half().save_pretrained(partial)
     CLIPProcessor(processor, tokenizer).save_pretrained(partial)
+    tokenizer_as_built(partial)
     keep_card(out, partial)
     forget_paths(partial)
     write_sums(partial)
     replace(out, partial)
     print(f"step {state['step']}, {state['scenes']} scenes: {out} {megabytes(out):.1f} MB")
+
+
+def tokenizer_as_built(folder: Path) -> None:
+    """The run's tokenizer in the place of what was saved: one that has been used is saved with the padding of its last use."""
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(cache_folder() / "runs" / "tokenizer" / name, folder)
 
 
 def megabytes(folder: Path) -> float:

@@ -53,6 +53,10 @@ class Denoiser(Protocol):
         ...
 
 
+MEMBERS = (*Denoiser.__annotations__, *(name for name in vars(Denoiser) if not name.startswith("_")))
+"""What an object must have to be a `Denoiser`."""
+
+
 class RememberingDenoiser:
     """A `Denoiser` that encodes the same prompts once, for as long as it lives: whoever makes it sees to it that no LoRA and no
     token is loaded into the model meanwhile. It keeps the last `LIMIT` calls."""
@@ -81,8 +85,8 @@ def adapt(pipe: Any) -> Denoiser:
     """The denoiser of a loaded diffusers pipeline. Raises ModelError for a family that has no adapter."""
     from peekaboo.denoisers.stable_diffusion import StableDiffusion
 
-    if isinstance(pipe, Denoiser):
-        return pipe
+    if all(hasattr(pipe, name) for name in MEMBERS):  # from Python 3.12 on, isinstance overlooks what __getattr__ hands on
+        return pipe  # type: ignore[no-any-return]
     missing = [part for part in StableDiffusion.PARTS if getattr(pipe, part, None) is None]
     if missing:
         raise ModelError(
