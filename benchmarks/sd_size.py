@@ -1,5 +1,5 @@
 """The cost of a preset on the architecture of Stable Diffusion 1.5 (860 M UNet): `make bench-sd`. Random weights time the same as
-real ones. Writes benchmarks/sd-size.md.
+real ones. Writes benchmarks/sd-size-cuda.md or sd-size-cpu.md.
 
     python benchmarks/sd_size.py [--device cuda] [--side 512]
 
@@ -28,7 +28,7 @@ from counting import Counting
 from peekaboo import Peekaboo, Settings, preset
 from peekaboo.denoisers.load import bundled_folder, multiplies_bfloat16
 
-TABLE = Path(__file__).parent / "sd-size.md"
+FOLDER = Path(__file__).parent
 FIRST_CODE_STEPS = 300
 """What the paper's first implementation runs; the paper says 200."""
 MEASURED_STEPS = 4
@@ -232,12 +232,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--side", type=int, help="pixels; 512 on a GPU, 128 on a CPU unless given")
-    parser.add_argument("--out", type=Path, default=TABLE)
+    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     device = torch.device(options.device)
     table = timed_table(device, options.side or (512 if device.type == "cuda" else 128))
     machine = f"{platform.machine()}, {os.cpu_count()} cores, PyTorch {torch.__version__}, {datetime.date.today()}."
-    options.out.write_text("\n".join([*table, "", f"Random weights. {machine}", ""]))
+    out: Path = options.out or FOLDER / f"sd-size-{device.type}.md"
+    out.write_text("\n".join([*table, "", f"Random weights. {machine}", ""]))
     print("", *table, machine, sep="\n", flush=True)
 
 

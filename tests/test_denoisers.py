@@ -38,6 +38,21 @@ def test_the_adapter_has_the_protocol_and_reads_the_pipelines_own_sizes(pipe):
     assert other.encode(torch.rand(1, 3, 64, 72)).shape == (1, 6, 8, 9)
 
 
+def test_a_wrapper_that_hands_everything_on_is_a_denoiser(pipe):
+    """On Python 3.12 and later, isinstance does not see what __getattr__ finds."""
+
+    class Wrapper:
+        def __init__(self, inner):
+            self.inner = inner
+
+        def __getattr__(self, name):
+            return getattr(self.inner, name)
+
+    wrapped = Wrapper(adapt(pipe))
+    assert adapt(wrapped) is wrapped
+    assert adapt(pipe) is not pipe  # a pipeline has an encode_prompt and a device of its own
+
+
 def test_encoding_is_the_pipelines_vae_scaled_and_differentiable(pipe):
     image = torch.rand(2, 3, 32, 48, requires_grad=True)
     latents = adapt(pipe).encode(image)

@@ -20,6 +20,7 @@ from config import CaptionConfig, Config, DataConfig
 from muon import Muon, is_matrix, orthogonal
 from scenes import Pack, compose
 from step1_data import drawn, split
+from step4_clip import disturbance
 from vocabulary import Concept, build, spoken
 from wordnet import WordNet
 
@@ -565,3 +566,12 @@ def released_like_text(tokenizer):
             pad_token_id=tokenizer.pad_token_id,
         )
     )
+
+
+def test_pictures_for_the_dual_encoder_are_disturbed_each_in_its_way():
+    pictures = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)).expand(8, -1, -1, -1)
+    torch.manual_seed(1)
+    disturbed = disturbance()(pictures)
+    assert disturbed.shape == pictures.shape
+    assert 0 <= disturbed.min() <= disturbed.max() <= 1
+    assert len({tuple(picture.flatten().tolist()) for picture in disturbed}) > 6

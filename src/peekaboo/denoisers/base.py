@@ -85,7 +85,8 @@ def adapt(pipe: Any) -> Denoiser:
     """The denoiser of a loaded diffusers pipeline. Raises ModelError for a family that has no adapter."""
     from peekaboo.denoisers.stable_diffusion import StableDiffusion
 
-    if all(hasattr(pipe, name) for name in MEMBERS):  # from Python 3.12 on, isinstance overlooks what __getattr__ hands on
+    # hasattr, not isinstance: from Python 3.12 on, that overlooks what a wrapper's __getattr__ hands on
+    if all(hasattr(pipe, name) for name in MEMBERS):
         return pipe  # type: ignore[no-any-return]
     missing = [part for part in StableDiffusion.PARTS if getattr(pipe, part, None) is None]
     if missing:
