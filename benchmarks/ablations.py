@@ -41,6 +41,7 @@ SMALL = (
     "vae.scenes=6000",
 )
 EIGHT = ("vae.channels=(32, 64, 96, 96)", "vae.latent_channels=8")
+LARGE = ("size=128", "shapes=((128, 128),)")
 ROWS: dict[str, tuple[str, ...]] = {
     "v-prediction, latents of 4 channels at a quarter of the side": (),
     "the same, another seed": ("seed=6",),
@@ -55,6 +56,8 @@ ROWS: dict[str, tuple[str, ...]] = {
     "every object named in the caption": ("scenes.drop_name=0.0",),
     "objects weigh no more than background": ("denoiser.object_weight=1.0",),
     "two layers a block instead of one": ("denoiser.layers=2",),
+    "128 px, at an eighth of the side: as many latents": (*LARGE, "vae.channels=(32, 64, 96, 96)"),
+    "128 px, at a quarter of the side: four times the latents": LARGE,
 }
 
 
