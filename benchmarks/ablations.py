@@ -40,7 +40,7 @@ SMALL = (
     "denoiser.scenes=18000",
     "vae.scenes=6000",
 )
-EIGHT = ("vae.channels=(32, 64, 96, 96)", "vae.latent_channels=8")
+EIGHTH = "vae.channels=(32, 64, 96, 96)"  # of the side
 LARGE = ("size=128", "shapes=((128, 128),)")
 ROWS: dict[str, tuple[str, ...]] = {
     "v-prediction, latents of 4 channels at a quarter of the side": (),
@@ -51,12 +51,12 @@ ROWS: dict[str, tuple[str, ...]] = {
     "solid backgrounds .80 instead of .40": ("scenes.solid=.8", "scenes.gradient=.08", "scenes.photo=.12"),
     "solid backgrounds .10": ("scenes.solid=.1", "scenes.gradient=.35", "scenes.photo=.55"),
     "latents of 8 channels": ("vae.latent_channels=8",),
-    "latents of 8 channels at an eighth of the side": EIGHT,
+    "latents of 8 channels at an eighth of the side": (EIGHTH, "vae.latent_channels=8"),
     "aligned with names, at .005": ("denoiser.align=.005",),
     "every object named in the caption": ("scenes.drop_name=0.0",),
     "objects weigh no more than background": ("denoiser.object_weight=1.0",),
     "two layers a block instead of one": ("denoiser.layers=2",),
-    "128 px, at an eighth of the side: as many latents": (*LARGE, "vae.channels=(32, 64, 96, 96)"),
+    "128 px, at an eighth of the side: as many latents": (*LARGE, EIGHTH),
     "128 px, at a quarter of the side: four times the latents": LARGE,
 }
 
