@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from peekaboo.refine import STRIP_PIXELS, strip
+from peekaboo.refine import STRIP_PIXELS, box_means, strip
 
 WIDE, NARROW = 0.03, 0.005
 """Radii of the two passes, in shares of the picture's longer side."""
@@ -64,13 +64,7 @@ def fused(own: Tensor, alpha: Tensor, colour: Tensor, behind: Tensor) -> tuple[T
 def mean_colour(premultiplied: Tensor, weight: Tensor, radius: int, otherwise: Tensor) -> Tensor:
     """Premultiplied colours (3, h, w) over weight (h, w), both averaged over boxes of 2·radius + 1; where there is no weight, the
     colour `otherwise`."""
-    import cv2
-
-    side = 2 * radius + 1
-    maps = torch.cat([premultiplied, weight[None]]).permute(1, 2, 0).contiguous().numpy()
-    # running sums: as fast with a wide box as with a narrow one
-    sums = torch.from_numpy(cv2.blur(maps, (side, side), borderType=cv2.BORDER_REPLICATE)).permute(2, 0, 1)
-    sums = sums.clamp_min(0)  # rounding
+    sums = box_means(torch.cat([premultiplied, weight[None]]), radius).clamp_min(0)  # rounding
     colour: Tensor = (sums[:3] + PRIOR * otherwise) / (sums[3] + PRIOR)
     return colour
 
