@@ -58,6 +58,12 @@ ROWS: dict[str, tuple[str, ...]] = {
     "two layers a block instead of one": ("denoiser.layers=2",),
     "128 px, at an eighth of the side: as many latents": (*LARGE, EIGHTH),
     "128 px, at a quarter of the side: four times the latents": LARGE,
+    "the caption read at the latents' own size too": ("denoiser.attention=(True, True)",),
+    "the caption read at the latents' own size too, another seed": ("denoiser.attention=(True, True)", "seed=6"),
+    "more things a scene: one to three in .3, .4, .3 of them": ("scenes.objects=(0.3, 0.4, 0.3)",),
+    "more things a scene, another seed": ("scenes.objects=(0.3, 0.4, 0.3)", "seed=6"),
+    "of a crowded scene's things .6 left out of the caption, not .3": ("scenes.drop_name=0.6",),
+    "fewer things a scene: one to three in .8, .15, .05 of them": ("scenes.objects=(0.8, 0.15, 0.05)",),
 }
 
 

@@ -316,30 +316,43 @@ def test_a_run_goes_on_from_the_released_words(pack_path, tmp_path):
     assert sheep_old != sheep_new or old.get_vocab() != new.get_vocab()
 
 
-@pytest.mark.parametrize(("old", "new"), [(1, 2), (2, 3), (1, 3)])
-def test_a_deeper_unet_begins_as_the_released_one(old, new):
-    from grow import deepen
+ONE_LEVEL, BOTH_LEVELS = (False, True), (True, True)  # that read the caption
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "before", "after"),
+    [
+        (1, 2, ONE_LEVEL, ONE_LEVEL),
+        (2, 3, ONE_LEVEL, ONE_LEVEL),
+        (1, 3, BOTH_LEVELS, BOTH_LEVELS),
+        (2, 2, ONE_LEVEL, BOTH_LEVELS),
+        (1, 3, ONE_LEVEL, BOTH_LEVELS),
+    ],
+)
+def test_a_larger_unet_begins_as_the_released_one(old, new, before, after):
+    from grow import grow
     from step3_denoiser import build_unet
 
-    def unet(layers: int, channels: tuple[int, ...] = (32, 64)):
-        denoiser = replace(Config().denoiser, layers=layers, channels=channels)
+    def unet(layers: int, attention: tuple[bool, ...], channels: tuple[int, ...] = (32, 64)):
+        denoiser = replace(Config().denoiser, layers=layers, channels=channels, attention=attention)
         return build_unet(replace(Config(), denoiser=denoiser)).eval()
 
     torch.manual_seed(0)
-    released, deeper = unet(old), unet(new)
+    released, larger = unet(old, before), unet(new, after)
     noisy, t, text = torch.randn(2, 4, 16, 16), torch.tensor([10, 600]), torch.randn(2, 24, 192)
     with torch.no_grad():
         goal = released(noisy, t, text).sample
-        assert (deeper(noisy, t, text).sample - goal).abs().max() > 1e-2
-        assert deepen(released.state_dict(), deeper)
-        torch.testing.assert_close(deeper(noisy, t, text).sample, goal, atol=1e-5, rtol=0)
-    deeper(noisy, t, text).sample.square().sum().backward()
-    still = [name for name, weight in deeper.named_parameters() if weight.grad is None]
+        assert (larger(noisy, t, text).sample - goal).abs().max() > 1e-2
+        assert grow(released.state_dict(), larger)
+        torch.testing.assert_close(larger(noisy, t, text).sample, goal, atol=1e-5, rtol=0)
+    larger(noisy, t, text).sample.square().sum().backward()
+    still = [name for name, weight in larger.named_parameters() if weight.grad is None]
     assert not still  # the new layers have a gradient: they learn
-    wider = unet(new, (32, 96))
-    before = {name: weight.clone() for name, weight in wider.state_dict().items()}
-    assert not deepen(released.state_dict(), wider)
-    assert all(torch.equal(weight, before[name]) for name, weight in wider.state_dict().items())
+    assert not grow(larger.state_dict(), released)  # nor does one shrink
+    wider = unet(new, after, (32, 96))
+    were = {name: weight.clone() for name, weight in wider.state_dict().items()}
+    assert not grow(released.state_dict(), wider)
+    assert all(torch.equal(weight, were[name]) for name, weight in wider.state_dict().items())
 
 
 # ---------------------------------------------------------------- what is trained on, and for how long

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import queue
 import threading
 import time
@@ -19,10 +20,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from config import Config, cache_folder
-from grow import deepen
+from grow import grow
 from peekaboo.denoisers.load import multiplies_bfloat16
 from scenes import Pack, compose
 
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # in many processes, each of them alone
 BUNDLED = Path(__file__).parent.parent / "src" / "peekaboo" / "bundled"
 
 
@@ -36,13 +38,16 @@ class Batch(NamedTuple):
     cover: Tensor
 
 
+Composed = TypeVar("Composed", bound=NamedTuple)  # a Batch, or what `prepare` made of one; with its `names`
+
+
 class SceneBatches(IterableDataset):
     """An endless stream of batches; one shape (H, W) a batch."""
 
-    def __init__(self, cfg: Config, pack: Pack, batch: int, seed: int) -> None:
-        self.cfg, self.pack, self.batch, self.seed = cfg, pack, batch, seed
+    def __init__(self, cfg: Config, pack: Pack, batch: int, seed: int, prepare: Callable[[Batch], Any]) -> None:
+        self.cfg, self.pack, self.batch, self.seed, self.prepare = cfg, pack, batch, seed, prepare
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Any]:
         worker = torch.utils.data.get_worker_info()
         cv2.setNumThreads(1)
         rng = np.random.default_rng([self.seed, worker.id if worker else 0])
@@ -52,30 +57,50 @@ class SceneBatches(IterableDataset):
             scenes = [compose(rng, self.pack, self.cfg, shape, names=names) for _ in range(self.batch)]
             pictures = torch.from_numpy(np.stack([s.image for s in scenes]))
             cover = torch.from_numpy(np.stack([s.alphas.sum(axis=0, keepdims=True) for s in scenes])).clamp(0, 1)
-            yield Batch(pictures, [s.caption for s in scenes], [s.names for s in scenes], cover)
+            yield self.prepare(Batch(pictures, [s.caption for s in scenes], [s.names for s in scenes], cover))
 
 
-def batches(cfg: Config, pack: Pack, batch: int, seed: int, workers: int = 1) -> Iterator[Batch]:
-    """The stream, composed in `workers` processes, which share the pack in memory (0: in this one)."""
-    stream = SceneBatches(cfg, pack, batch, seed)
-    return iter(DataLoader(stream, batch_size=None, num_workers=workers, prefetch_factor=8 if workers else None))
+def as_it_is(batch: Batch) -> Batch:
+    return batch
+
+
+def batches(
+    cfg: Config,
+    pack: Pack,
+    batch: int,
+    seed: int,
+    workers: int = 1,
+    prepare: Callable[[Batch], Composed] = as_it_is,
+) -> Iterator[Composed]:
+    """The stream, composed in `workers` processes, which share the pack in memory (0: in this one) and `prepare` each batch: one
+    process that trains has no time for what many can do."""
+    stream = SceneBatches(cfg, pack, batch, seed, prepare)
+    return iter(
+        DataLoader(
+            stream,
+            batch_size=None,
+            num_workers=workers,
+            prefetch_factor=8 if workers else None,
+            pin_memory=torch.cuda.is_available(),  # so that copies to a GPU need not wait for what it computes
+        )
+    )
 
 
 class Ahead:
     """Takes from a stream in a thread of its own, so that whoever trains can ask for what is ready and need not wait."""
 
-    def __init__(self, stream: Iterator[Batch], room: int = 4) -> None:
-        self.waiting: queue.Queue[Batch | BaseException] = queue.Queue(room)
+    def __init__(self, stream: Iterator[Any], room: int = 4) -> None:
+        self.waiting: queue.Queue[Any] = queue.Queue(room)
         threading.Thread(target=self._take, args=(stream,), daemon=True).start()
 
-    def _take(self, stream: Iterator[Batch]) -> None:
+    def _take(self, stream: Iterator[Any]) -> None:
         try:
             for batch in stream:
                 self.waiting.put(batch)
         except BaseException as error:  # to be raised where the batch is missed
             self.waiting.put(error)
 
-    def take(self, wait: bool) -> Batch | None:
+    def take(self, wait: bool) -> Any | None:
         """The next batch; without `wait`, None where none is ready."""
         try:
             found = self.waiting.get(block=wait)
@@ -93,7 +118,7 @@ class Source(Generic[Kept]):
     """What is trained on: fresh batches and, between them, mixtures of the last ones, which cost no composing.
 
     Args:
-        stream: of composed scenes.
+        stream: of composed scenes, each batch with the `names` of what they show.
         encode: makes of them what is kept: a NamedTuple of tensors (B, …) and lists of B. Batches are mixed whose first tensors
             have one shape.
         batch: scenes of a batch to train on.
@@ -102,7 +127,7 @@ class Source(Generic[Kept]):
     """
 
     def __init__(
-        self, stream: Iterator[Batch], encode: Callable[[Batch], Kept], batch: int, room: int, share: float | None
+        self, stream: Iterator[Composed], encode: Callable[[Composed], Kept], batch: int, room: int, share: float | None
     ) -> None:
         self.stream, self.encode = Ahead(stream), encode
         self.batch, self.room, self.share = batch, room, share
@@ -130,7 +155,7 @@ class Source(Generic[Kept]):
         assert batch is not None  # the stream is endless
         return self.keep(batch)
 
-    def keep(self, batch: Batch) -> Kept:
+    def keep(self, batch: Any) -> Kept:
         kept = self.encode(batch)
         self.kept = [*self.kept[-self.room + 1 :], (kept[0].shape, kept)]
         self.composed += len(batch.names)
@@ -154,7 +179,7 @@ class Source(Generic[Kept]):
 
 def to_pixels(pictures: Tensor, device: str) -> Tensor:
     """uint8 (B, H, W, 3) to float32 (B, 3, H, W) in [-1, 1]."""
-    return pictures.to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return pictures.to(device, non_blocking=True).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def half(device: str) -> torch.autocast:
@@ -213,8 +238,8 @@ class Run:
 
 
 def start_from_released(network: nn.Module, part: str) -> bool:
-    """Load the released weights of one part ("vae", "unet", "text_encoder") where they fit, a shallower UNet's too; False where
-    they do not.
+    """Load the released weights of one part ("vae", "unet", "text_encoder") where they fit, a smaller UNet's too (grow.py); False
+    where they do not.
 
     Raises nothing when there is no release, or one of another shape: the network then keeps its random weights.
     """
@@ -223,7 +248,7 @@ def start_from_released(network: nn.Module, part: str) -> bool:
         return False
     weights = {name: tensor.float() for name, tensor in load_file(files[0]).items()}
     own = network.state_dict()
-    if isinstance(network, UNet2DConditionModel) and deepen(weights, network):
+    if isinstance(network, UNet2DConditionModel) and grow(weights, network):
         print(f"{part}: starting from the released weights, with new layers between", flush=True)
         return True
     if {n: w.shape for n, w in own.items()} != {n: w.shape for n, w in weights.items()}:

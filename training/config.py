@@ -111,6 +111,7 @@ class DenoiserConfig:
     """Step 3: UNet2DConditionModel and its CLIP text encoder, trained together."""
 
     channels: tuple[int, ...] = (96, 160)
+    attention: tuple[bool, ...] = (False, True)  # levels, from the latents' own size down, that read the caption
     layers: int = 2
     heads_dim: int = 32
     text_width: int = 192

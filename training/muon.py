@@ -46,17 +46,17 @@ class Muon(torch.optim.Optimizer):
                 self._step(alike, **{key: group[key] for key in ("lr", "momentum", "weight_decay")})
 
     def _step(self, weights: list[Tensor], lr: float, momentum: float, weight_decay: float) -> None:
-        directions = []
         for weight in weights:
-            state = self.state[weight]
-            if "momentum" not in state:
-                state["momentum"] = torch.zeros_like(weight)
-            state["momentum"].lerp_(weight.grad, 1 - momentum)
-            directions.append(weight.grad.lerp(state["momentum"], momentum).flatten(1))
+            if "momentum" not in self.state[weight]:
+                self.state[weight]["momentum"] = torch.zeros_like(weight)
+        gradients = [weight.grad for weight in weights]
+        momenta = [self.state[weight]["momentum"] for weight in weights]
+        torch._foreach_lerp_(momenta, gradients, 1 - momentum)
+        directions = [direction.flatten(1) for direction in torch._foreach_lerp(gradients, momenta, momentum)]
         scale = 0.2 * max(directions[0].shape) ** 0.5
-        for weight, change in zip(weights, orthogonal(torch.stack(directions)), strict=True):
-            weight.mul_(1 - lr * weight_decay)
-            weight.add_(change.view_as(weight), alpha=-lr * scale)
+        changes = orthogonal(torch.stack(directions))
+        torch._foreach_mul_(weights, 1 - lr * weight_decay)
+        torch._foreach_add_(weights, [c.view_as(w) for c, w in zip(changes, weights, strict=True)], alpha=-lr * scale)
 
 
 def together(weights: list[Tensor]) -> list[list[Tensor]]:

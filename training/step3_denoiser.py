@@ -45,11 +45,12 @@ def build_unet(cfg: Config) -> UNet2DConditionModel:
         in_channels=cfg.vae.latent_channels,
         out_channels=cfg.vae.latent_channels,
         block_out_channels=d.channels,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        down_block_types=tuple("CrossAttnDownBlock2D" if reads else "DownBlock2D" for reads in d.attention),
+        up_block_types=tuple("CrossAttnUpBlock2D" if reads else "UpBlock2D" for reads in reversed(d.attention)),
         layers_per_block=d.layers,
         cross_attention_dim=d.text_width,
-        attention_head_dim=d.channels[-1] // d.heads_dim,  # diffusers' name for the number of heads
+        # diffusers' name for the number of heads
+        attention_head_dim=tuple(width // d.heads_dim for width in d.channels),
         addition_embed_type="text",  # the pooled caption joins the time embedding
         addition_embed_type_num_heads=d.text_width // d.heads_dim,
     )
@@ -87,7 +88,7 @@ class Trainer:
         pack = self.pack = Pack(cache_folder() / "data.npz")
         self.tokenizer = load_tokenizer(cfg, pack)
         self.text: CLIPTextModel = build_text_encoder(cfg.denoiser, self.tokenizer, pack, cfg.seed).to(device)
-        self.factor = 2 ** (len(cfg.vae.channels) - 1)  # pixels a latent
+        self.preparation = Preparation(cfg, self.tokenizer)
         self.unet = build_unet(cfg).to(device)
         if not fresh and start_from_released(self.unet, "unet"):
             print(
@@ -106,14 +107,7 @@ class Trainer:
 
     def tokens(self, captions: list[str]) -> Tensor:
         """Token numbers (B, tokens) int64."""
-        rows = self.tokenizer(
-            captions,
-            padding="max_length",
-            truncation=True,
-            max_length=self.cfg.denoiser.text_tokens,
-            return_tensors="pt",
-        )
-        return rows.input_ids.to(self.device)
+        return self.preparation.tokens(captions).to(self.device)
 
     def embed(self, tokens: Tensor) -> Tensor:
         return self.text(tokens)[0]  # (B, tokens, width)
@@ -143,16 +137,10 @@ class Trainer:
         weights = snr.clamp(max=gamma) / (snr if self.cfg.denoiser.prediction_type == "epsilon" else snr + 1)
         return (weights / weights.mean())[t]
 
-    def keep(self, batch: Batch) -> Kept:
+    def keep(self, batch: Prepared) -> Kept:
         """The batch as it is trained on, again and again."""
-        latents = self.encode(batch.pictures).float()
-        return Kept(latents, self.tokens(batch.captions), batch.names, self.weigh(batch.cover))
-
-    def weigh(self, cover: Tensor) -> Tensor:
-        """Weights (B, 1, H/4, W/4) of mean one: captions speak of objects, so objects count more than backgrounds."""
-        pooled = F.avg_pool2d(cover.to(self.device), self.factor)
-        weight = 1 + (self.cfg.denoiser.object_weight - 1) * pooled
-        return weight / weight.mean()
+        tokens, weight = (tensor.to(self.device, non_blocking=True) for tensor in (batch.tokens, batch.weight))
+        return Kept(self.encode(batch.pictures).float(), tokens, batch.names, weight)
 
     def loss(self, batch: Kept, embedding: Tensor) -> tuple[Tensor, Tensor]:
         """Mean squared error of the prediction, t logit-normal: the middle of the schedule is where captions matter; and
@@ -188,6 +176,37 @@ class Trainer:
             prediction = self.unet(noisy, t, self.embed(told)).sample
             losses.append(weight * F.mse_loss(prediction, self.target(latents, noise, t)).item())
         return losses[0], losses[1] - losses[0]
+
+
+class Prepared(NamedTuple):
+    """A composed batch: pictures uint8 (B, H, W, 3), the tokens (B, tokens) of a caption each, the names of what each shows, and the
+    loss's weights (B, 1, H/4, W/4)."""
+
+    pictures: Tensor
+    tokens: Tensor
+    names: list[list[str]]
+    weight: Tensor
+
+
+class Preparation:
+    """What can be made of a batch where it is composed: tokens of its captions, weights of what it shows."""
+
+    def __init__(self, cfg: Config, tokenizer: CLIPTokenizer) -> None:
+        self.d, self.tokenizer = cfg.denoiser, tokenizer
+        self.factor = 2 ** (len(cfg.vae.channels) - 1)  # pixels a latent
+
+    def __call__(self, batch: Batch) -> Prepared:
+        return Prepared(batch.pictures, self.tokens(batch.captions), batch.names, self.weigh(batch.cover))
+
+    def tokens(self, captions: list[str]) -> Tensor:
+        """Token numbers (B, tokens) int64."""
+        options = {"padding": "max_length", "truncation": True, "max_length": self.d.text_tokens}
+        return self.tokenizer(captions, **options, return_tensors="pt").input_ids
+
+    def weigh(self, cover: Tensor) -> Tensor:
+        """Weights (B, 1, H/4, W/4) of mean one: captions speak of objects, so objects count more than backgrounds."""
+        weight = 1 + (self.d.object_weight - 1) * F.avg_pool2d(cover, self.factor)
+        return weight / weight.mean()
 
 
 class Kept(NamedTuple):
@@ -238,7 +257,7 @@ def train(
     square = dataclasses.replace(cfg, shapes=((cfg.size, cfg.size),))
     first = next(batches(square, trainer.pack, 192, seed=10_001, workers=0))
     watched, watched_latents = first.captions, trainer.encode(first.pictures)
-    stream = batches(cfg, trainer.pack, min(d.batch, d.compose), seed=cfg.seed + step, workers=workers)
+    stream = batches(cfg, trainer.pack, min(d.batch, d.compose), cfg.seed + step, workers, trainer.preparation)
     source = Source(stream, trainer.keep, d.batch, d.replay, d.replay_share if device == "cpu" else None)
     mean = torch.zeros(2, device=device)  # of the two losses
     with half(device):
