@@ -358,6 +358,28 @@ def test_a_larger_unet_begins_as_the_released_one(old, new, before, after):
 # ---------------------------------------------------------------- what is trained on, and for how long
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_batches_are_made_ready_where_they_are_composed(pack_path, workers):
+    from common import batches
+    from step3_denoiser import Preparation
+    from text import build_tokenizer, words
+
+    pack, cfg = Pack(pack_path), replace(Config(), shapes=((32, 48),))
+    tokenizer = build_tokenizer(words([SHEEP, APPLE]), cfg.denoiser.text_tokens, 600)
+    batch = next(batches(cfg, pack, 4, seed=1, workers=workers))
+    ready = next(batches(cfg, pack, 4, seed=1, workers=workers, prepare=Preparation(cfg, tokenizer)))
+    assert torch.equal(ready.pictures, batch.pictures)
+    assert ready.names == batch.names
+    said = tokenizer.batch_decode(ready.tokens, skip_special_tokens=True)
+    assert ready.tokens.shape == (4, 24)
+    assert [text.split() for text in said] == [caption.lower().split() for caption in batch.captions]
+    assert ready.weight.shape == (4, 1, 8, 12)
+    assert float(ready.weight.mean()) == pytest.approx(1)
+    cover = torch.nn.functional.avg_pool2d(batch.cover, 4)
+    most, least = (ready.weight[cover == level].mean() for level in (cover.max(), cover.min()))
+    assert float(most / least) == pytest.approx((1 + 2 * float(cover.max())) / (1 + 2 * float(cover.min())), rel=1e-4)
+
+
 class Numbers(NamedTuple):
     """What `counted` keeps of a batch."""
 
