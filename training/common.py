@@ -24,7 +24,6 @@ from grow import grow
 from peekaboo.denoisers.load import multiplies_bfloat16
 from scenes import Pack, compose
 
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # in many processes, each of them alone
 BUNDLED = Path(__file__).parent.parent / "src" / "peekaboo" / "bundled"
 
 
@@ -38,7 +37,7 @@ class Batch(NamedTuple):
     cover: Tensor
 
 
-Composed = TypeVar("Composed", bound=NamedTuple)  # a Batch, or what `prepare` made of one; with its `names`
+Composed = TypeVar("Composed", bound=tuple)  # a Batch, or what `prepare` made of one; with its `names`
 
 
 class SceneBatches(IterableDataset):
@@ -50,6 +49,10 @@ class SceneBatches(IterableDataset):
     def __iter__(self) -> Iterator[Any]:
         worker = torch.utils.data.get_worker_info()
         cv2.setNumThreads(1)
+        if (
+            worker
+        ):  # one of many, and none of them has cores to spare; a process that has them all may use them (step 4)
+            os.environ["TOKENIZERS_PARALLELISM"] = "false"
         rng = np.random.default_rng([self.seed, worker.id if worker else 0])
         names = self.pack.few(self.cfg.scenes.only) or None
         while True:
