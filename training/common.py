@@ -49,9 +49,8 @@ class SceneBatches(IterableDataset):
     def __iter__(self) -> Iterator[Any]:
         worker = torch.utils.data.get_worker_info()
         cv2.setNumThreads(1)
-        if (
-            worker
-        ):  # one of many, and none of them has cores to spare; a process that has them all may use them (step 4)
+        # one of many has no cores to spare; a process that has them all may use them (step 4)
+        if worker:
             os.environ["TOKENIZERS_PARALLELISM"] = "false"
         rng = np.random.default_rng([self.seed, worker.id if worker else 0])
         names = self.pack.few(self.cfg.scenes.only) or None
