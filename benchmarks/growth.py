@@ -94,6 +94,7 @@ def table(title: str, points: list[Point]) -> list[str]:
 def draw(series: dict[str, list[Point]], path: Path) -> None:
     """Time above, memory below, a column a series."""
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator
 
     figure, axes = plt.subplots(2, len(series), figsize=(11, 5.5), squeeze=False, layout="constrained")
     for column, (title, points) in enumerate(series.items()):
@@ -102,9 +103,11 @@ def draw(series: dict[str, list[Point]], path: Path) -> None:
         top.loglog(sizes, [p.seconds for p in points], "o-", label="measured")
         top.loglog(sizes, [points[0].seconds * s / sizes[0] for s in sizes], ":", color="grey", label="linear")
         top.set_ylabel("seconds")
+        top.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        top.yaxis.set_major_formatter("{x:g}")
         top.legend()
         bottom.semilogx(sizes, [p.peak for p in points], "o-")
-        bottom.set_ylim(bottom=0)
+        bottom.set_ylim(0, 1.15 * max(p.peak for p in points))
         bottom.set_ylabel("peak memory, GiB")
         for axis in (top, bottom):
             axis.set_xticks(sizes, [f"{s:g}" for s in sizes])
