@@ -114,6 +114,57 @@ def test_a_picture_of_one_colour_gives_no_reason_to_move():
     assert iou(grown(alpha, grey)[0], before[0]) > 0.8
 
 
+def shaded(*things: np.ndarray) -> np.ndarray:
+    """Red masks on a ground whose shade changes slowly, blue to green: (96, 96, 3) uint8."""
+    rgb = np.stack([60 + 0 * X, 60 + 160 * X, 220 - 160 * X], axis=-1)
+    for thing in things:
+        rgb[thing] = (210, 70, 60)
+    return rgb.astype(np.uint8)
+
+
+def test_the_even_ground_is_what_is_behind_the_thing():
+    thing = disc(0.5, 0.5, 0.2)
+    alpha = grabcut.resize(hint(0.5, 0.5, 0.26), (SIDE, SIDE))[0].numpy()  # runs over the edge
+    ground = grabcut.backdrop(shaded(thing), alpha)
+    assert not (ground & thing).any()
+    assert (ground | thing).mean() > 0.94  # all but the edge between the two
+    assert (alpha[ground] > 0.5).any()
+
+
+def test_a_ground_that_is_meant_is_none():
+    rgb, alpha = shaded(disc(0.5, 0.5, 0.2)), (X < 0.6).astype(np.float32)
+    assert not grabcut.backdrop(rgb, alpha).any()
+    assert grabcut.backdrop(rgb, 0.5 * alpha).any()
+
+
+def test_a_ground_that_is_restless_or_small_is_none(monkeypatch):
+    thing, nowhere = disc(0.5, 0.5, 0.2), np.zeros((SIDE, SIDE), np.float32)
+    restless = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+    assert not grabcut.backdrop(restless, nowhere).any()
+    monkeypatch.setattr(grabcut, "WIDE", 0.95)
+    assert not grabcut.backdrop(shaded(thing), nowhere).any()
+
+
+def test_a_thing_with_the_colours_of_its_ground_is_cut_out(monkeypatch):
+    """A ball of six stripes, two of them in colours that the ground has: told what is ground, the cut takes them for the ball's."""
+    stripes = np.array([(0, 220, 60), (60, 60, 220), (200, 60, 60), (240, 240, 60), (20, 20, 20), (250, 250, 250)])
+    thing, rgb = disc(0.5, 0.5, 0.15), shaded()
+    rgb[thing] = stripes[(40 * X[thing]).astype(int) % 6]
+    assert iou(grown(hint(0.5, 0.42, 0.16), rgb)[0], thing) > 0.98
+    monkeypatch.setattr(grabcut, "TOLERANCES", ())
+    assert iou(grown(hint(0.5, 0.42, 0.16), rgb)[0], thing) < 0.8
+
+
+def test_stray_parts_are_dropped():
+    one, other, speck = disc(0.3, 0.5, 0.2), disc(0.75, 0.5, 0.15), disc(0.1, 0.1, 0.03)
+    alpha = np.where(one, 0.8, np.where(other, 0.3, np.where(speck, 1.0, 0.0))).astype(np.float32)
+    assert (grabcut.gathered(one | other, alpha) == one).all()
+    assert (grabcut.gathered(one | other | speck, alpha) == (one | speck)).all()  # a speck does not tell what is best
+    alpha[other] = 0.5
+    assert (grabcut.gathered(one | other, alpha) == (one | other)).all()
+    assert not grabcut.gathered(np.zeros_like(one), alpha).any()
+
+
 def test_the_medoid_agrees_most():
     a, b, far = disc(0.5, 0.5, 0.3), disc(0.52, 0.5, 0.3), disc(0.1, 0.1, 0.05)
     assert grabcut.medoid([far, a, b, disc(0.5, 0.5, 0.32)]) is a

@@ -3,7 +3,8 @@ where to look.
 
 The score says well *where* a thing is, and badly where it ends: with the best threshold for each picture, picked by looking at the
 answer, the first map's mIoU is a tenth higher. Colours say the opposite. So mixtures of Gaussians learn the colours of what alpha holds and
-of the rest, and a minimal cut parts the two along the picture's edges.
+of the rest, and a minimal cut parts the two along the picture's edges. The even ground that things stand before, where there is one, is
+known beforehand (`backdrop`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from peekaboo.images import averaged
+from peekaboo.places import SIGNIFICANT
 from peekaboo.refine import resize
 
 SIDE = 256
@@ -34,6 +36,12 @@ KIN = 0.2
 .2 to .35, training crops by .15 to .25."""
 FEWEST = 16
 """Pixels that each side needs for its colours to be told: a mixture has five parts."""
+TOLERANCES = (4, 8, 12, 16)
+"""By how much, of 255, neighbouring pixels of an even ground may differ in any channel: the first at which there is such a ground."""
+WIDE, MEAGRE = 0.2, 0.35
+"""Of an even ground: the least share of the picture that it covers, and what the mean of alpha on it stays below."""
+STRAY = 0.5
+"""A separate part of a mask that has less than this share of the best part's mean alpha is dropped: it has the thing's colours only."""
 
 
 def extended(
@@ -45,9 +53,9 @@ def extended(
     what has been found of each and is not meant, such as its twins (`places.keep`), or None. bounded: the indices of those that stay where alpha is
     (`extent` without a gain), as one of several things that look alike must.
 
-    Each is cut from several `LEVELS`, and the mask that agrees most with the others is taken (`medoid`). A pixel that changes sides
-    gets 1−α, so that what alpha was unsure of stays unsure. What another prompt holds, and the rest, is background. Alphas that nowhere add up
-    to more than one still do not. One that is nowhere, or everywhere, above ½ stays as it is; so does one with which the mask has little in
+    Each is cut from several `LEVELS`, without stray parts (`gathered`), and the mask that agrees most with the others is taken (`medoid`). A
+    pixel that changes sides gets 1−α, so that what alpha was unsure of stays unsure. What another prompt holds, the rest, and the even ground
+    (`backdrop`) are background. Alphas that nowhere add up to more than one still do not. One that is nowhere, or everywhere, above ½ stays as it is; so does one with which the mask has little in
     common (`KIN`), as in photographs whose colours do not part.
     """
     alpha, gain = alpha.detach().float().cpu(), gain.detach().float().cpu()
@@ -57,13 +65,18 @@ def extended(
     masks = (fine > 0.5).numpy()
     unmeant = np.zeros_like(masks) if rest is None else (resize(rest.detach().float().cpu(), size) > 0.5).numpy()
 
+    told = [index for index, mask in enumerate(masks) if min(mask.sum(), (~mask).sum()) >= FEWEST]
+    grounds = {index: backdrop(colours, fine[index].numpy()) for index in told}
+
     def from_level(job: tuple[int, float]) -> NDArray[np.bool_]:
         index, level = job
         others = (masks.any(axis=0) | unmeant[index]) & ~masks[index]
         reach = None if index in bounded else evidence[index].numpy()
-        return extent(colours, fine[index].numpy(), level, others, reach)
+        own = fine[index].numpy()
+        if ((own > level) & ~grounds[index]).sum() >= FEWEST:
+            others |= grounds[index]
+        return gathered(extent(colours, own, level, others, reach), own)
 
-    told = [index for index, own in enumerate(masks) if min(own.sum(), (~own).sum()) >= FEWEST]
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         cuts = list(pool.map(from_level, [(index, level) for index in told for level in LEVELS]))
     result = fine.clone()
@@ -80,6 +93,45 @@ def cut_size(grid: tuple[int, int], picture: tuple[int, int]) -> tuple[int, int]
     """(h', w') of the grid that is cut: alpha's, or up to twice as fine, while it is neither finer than the picture nor longer than `SIDE`."""
     ratio = min(2.0, SIDE / max(grid), picture[0] / grid[0], picture[1] / grid[1])
     return grid if ratio <= 1 else (round(grid[0] * ratio), round(grid[1] * ratio))
+
+
+def backdrop(colours: NDArray[np.uint8], alpha: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """The even ground (h, w) of colours (h, w, 3) uint8 that alpha (h, w) does not mean: connected pixels that differ little from their neighbours
+    (`TOLERANCES`), over much of the picture (`WIDE`), where alpha is low on the whole (`MEAGRE`). False everywhere, if there is none.
+
+    Alpha is blurred, and runs over the edge of a small thing into the sky or the wall behind it; the ground as a whole tells that this is not the
+    thing's. A shade that changes slowly is even, too.
+    """
+    import cv2
+
+    steps = cv2.morphologyEx(colours, cv2.MORPH_GRADIENT, np.ones((2, 2), np.uint8)).max(axis=-1)
+    for tolerance in TOLERANCES:
+        count, labels = cv2.connectedComponents((steps <= tolerance).astype(np.uint8), connectivity=4)
+        areas = np.bincount(labels.ravel(), minlength=count)
+        held = np.bincount(labels.ravel(), weights=alpha.ravel(), minlength=count)
+        even = (areas >= WIDE * labels.size) & (held < MEAGRE * areas)
+        even[0] = False  # the edges
+        if even.any():
+            result: NDArray[np.bool_] = even[labels]
+            return result
+    return np.zeros(alpha.shape, bool)
+
+
+def gathered(mask: NDArray[np.bool_], alpha: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """A mask (h, w) without its stray parts, 8-connected: those whose mean alpha (h, w) is less than `STRAY` of the best one's. A small one
+    is no best one (`places.SIGNIFICANT`)."""
+    import cv2
+
+    count, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
+    if count <= 2:
+        return mask
+    areas = np.bincount(labels.ravel(), minlength=count)
+    means = np.bincount(labels.ravel(), weights=alpha.ravel(), minlength=count) / np.maximum(areas, 1)
+    best = means[1:][areas[1:] >= SIGNIFICANT * areas[1:].max()].max()
+    kept = means >= STRAY * best
+    kept[0] = False
+    result: NDArray[np.bool_] = kept[labels]
+    return result
 
 
 def medoid(masks: list[NDArray[np.bool_]]) -> NDArray[np.bool_]:
