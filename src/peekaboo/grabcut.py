@@ -66,19 +66,20 @@ def extended(
     unmeant = np.zeros_like(masks) if rest is None else (resize(rest.detach().float().cpu(), size) > 0.5).numpy()
 
     told = [index for index, mask in enumerate(masks) if min(mask.sum(), (~mask).sum()) >= FEWEST]
-    grounds = {index: backdrop(colours, fine[index].numpy()) for index in told}
 
-    def from_level(job: tuple[int, float]) -> NDArray[np.bool_]:
-        index, level = job
+    def from_level(job: tuple[int, float, NDArray[np.bool_]]) -> NDArray[np.bool_]:
+        index, level, ground = job
         others = (masks.any(axis=0) | unmeant[index]) & ~masks[index]
         reach = None if index in bounded else evidence[index].numpy()
         own = fine[index].numpy()
-        if ((own > level) & ~grounds[index]).sum() >= FEWEST:
-            others |= grounds[index]
+        if ((own > level) & ~ground).sum() >= FEWEST:
+            others |= ground
         return gathered(extent(colours, own, level, others, reach), own)
 
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        cuts = list(pool.map(from_level, [(index, level) for index in told for level in LEVELS]))
+        grounds = list(pool.map(lambda index: backdrop(colours, fine[index].numpy()), told))
+        jobs = [(index, level, ground) for index, ground in zip(told, grounds, strict=True) for level in LEVELS]
+        cuts = list(pool.map(from_level, jobs))
     result = fine.clone()
     for place, index in enumerate(told):
         mask = medoid(cuts[place * len(LEVELS) : (place + 1) * len(LEVELS)])
