@@ -109,10 +109,14 @@ def test_the_bundled_model_is_bfloat16_where_the_processor_is(knows, device, exp
 
 
 def test_bfloat16_finds_the_same_masks(scenes):
-    """On every machine, native or not: the precision that is the default on some must not change what is found."""
+    """On every machine, native or not: the precision that is the default on some must not change what is found. Not by alpha, before GrabCut, whose
+    cut a hair's breadth may tip; nor, on average, how well the cut masks fit."""
     models = [Peekaboo.from_pretrained(dtype=dtype) for dtype in ("float32", "bfloat16")]
-    alike = []
-    for picture, prompt, _, _ in scenes[:4]:
-        one, two = (model.segment(picture, prompt, presence=0.0).mask[0] for model in models)
+    alike, fits = [], []
+    for picture, prompt, _, exact in scenes[:4]:
+        one, two = (model.segment(picture, prompt, presence=0.0, grabcut=False).mask[0] for model in models)
         alike.append(iou(one, two))
-    assert np.mean(alike) > 0.95
+        fits.append([iou(model.segment(picture, prompt, presence=0.0).mask[0], exact) for model in models])
+    assert min(alike) > 0.97
+    single, half = np.mean(fits, axis=0)
+    assert half == pytest.approx(single, abs=0.03)

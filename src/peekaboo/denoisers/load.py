@@ -82,7 +82,7 @@ def multiplies_bfloat16(device: torch.device) -> bool:
 
 def bundled_dtype(device: torch.device) -> torch.dtype:
     """The bundled model's precision where none is named: bfloat16 on a processor that multiplies it natively, which is faster there
-    and finds the same masks (benchmarks/levers.md), else float32; too small a model to gain from half precision on a GPU."""
+    and finds the same alphas to a hair (tests/test_bundled.py), else float32; too small a model to gain from half precision on a GPU."""
     return torch.bfloat16 if device.type == "cpu" and multiplies_bfloat16(device) else torch.float32
 
 
