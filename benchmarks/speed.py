@@ -164,8 +164,9 @@ def main() -> None:
     tell(*table)
     draw(traces)
     if options.seeds:
+        others = samples(options.seed_samples)
         for name in ("default", "draft"):
-            deviations = spread_of_seeds(pipe, preset(name), samples(options.seed_samples), options.seeds)
+            deviations = spread_of_seeds(pipe, preset(name), others, options.seeds)
             error = deviations.std(ddof=1) / len(deviations) ** 0.5
             tell(
                 "",

@@ -55,8 +55,8 @@ def extended(
 
     Each is cut from several `LEVELS`, without stray parts (`gathered`), and the mask that agrees most with the others is taken (`medoid`). A
     pixel that changes sides gets 1−α, so that what alpha was unsure of stays unsure. What another prompt holds, the rest, and the even ground
-    (`backdrop`) are background. Alphas that nowhere add up to more than one still do not. One that is nowhere, or everywhere, above ½ stays as it is; so does one with which the mask has little in
-    common (`KIN`), as in photographs whose colours do not part.
+    (`backdrop`) are background. Alphas that nowhere add up to more than one still do not. One that is nowhere, or everywhere, above ½ stays
+    as it is; so does one with which the mask has little in common (`KIN`), as in photographs whose colours do not part.
     """
     alpha, gain = alpha.detach().float().cpu(), gain.detach().float().cpu()
     size = cut_size((alpha.shape[-2], alpha.shape[-1]), (rgb.shape[0], rgb.shape[1]))
@@ -66,20 +66,19 @@ def extended(
     unmeant = np.zeros_like(masks) if rest is None else (resize(rest.detach().float().cpu(), size) > 0.5).numpy()
 
     told = [index for index, mask in enumerate(masks) if min(mask.sum(), (~mask).sum()) >= FEWEST]
+    grounds = {index: backdrop(colours, fine[index].numpy()) for index in told}
 
-    def from_level(job: tuple[int, float, NDArray[np.bool_]]) -> NDArray[np.bool_]:
-        index, level, ground = job
+    def from_level(job: tuple[int, float]) -> NDArray[np.bool_]:
+        index, level = job
         others = (masks.any(axis=0) | unmeant[index]) & ~masks[index]
         reach = None if index in bounded else evidence[index].numpy()
         own = fine[index].numpy()
-        if ((own > level) & ~ground).sum() >= FEWEST:
-            others |= ground
+        if ((own > level) & ~grounds[index]).sum() >= FEWEST:
+            others |= grounds[index]
         return gathered(extent(colours, own, level, others, reach), own)
 
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        grounds = list(pool.map(lambda index: backdrop(colours, fine[index].numpy()), told))
-        jobs = [(index, level, ground) for index, ground in zip(told, grounds, strict=True) for level in LEVELS]
-        cuts = list(pool.map(from_level, jobs))
+        cuts = list(pool.map(from_level, [(index, level) for index in told for level in LEVELS]))
     result = fine.clone()
     for place, index in enumerate(told):
         mask = medoid(cuts[place * len(LEVELS) : (place + 1) * len(LEVELS)])
@@ -107,11 +106,9 @@ def backdrop(colours: NDArray[np.uint8], alpha: NDArray[np.float32]) -> NDArray[
 
     steps = cv2.morphologyEx(colours, cv2.MORPH_GRADIENT, np.ones((2, 2), np.uint8)).max(axis=-1)
     for tolerance in TOLERANCES:
-        count, labels = cv2.connectedComponents((steps <= tolerance).astype(np.uint8), connectivity=4)
-        areas = np.bincount(labels.ravel(), minlength=count)
-        held = np.bincount(labels.ravel(), weights=alpha.ravel(), minlength=count)
-        even = (areas >= WIDE * labels.size) & (held < MEAGRE * areas)
-        even[0] = False  # the edges
+        labels, areas, means = parts(steps <= tolerance, alpha, connectivity=4)
+        even = (areas >= WIDE * labels.size) & (means < MEAGRE)
+        even[0] = False
         if even.any():
             result: NDArray[np.bool_] = even[labels]
             return result
@@ -121,18 +118,28 @@ def backdrop(colours: NDArray[np.uint8], alpha: NDArray[np.float32]) -> NDArray[
 def gathered(mask: NDArray[np.bool_], alpha: NDArray[np.float32]) -> NDArray[np.bool_]:
     """A mask (h, w) without its stray parts, 8-connected: those whose mean alpha (h, w) is less than `STRAY` of the best one's. A small one
     is no best one (`places.SIGNIFICANT`)."""
-    import cv2
-
-    count, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
-    if count <= 2:
+    labels, areas, means = parts(mask, alpha, connectivity=8)
+    if len(areas) <= 2:
         return mask
-    areas = np.bincount(labels.ravel(), minlength=count)
-    means = np.bincount(labels.ravel(), weights=alpha.ravel(), minlength=count) / np.maximum(areas, 1)
     best = means[1:][areas[1:] >= SIGNIFICANT * areas[1:].max()].max()
     kept = means >= STRAY * best
     kept[0] = False
     result: NDArray[np.bool_] = kept[labels]
     return result
+
+
+def parts(
+    mask: NDArray[np.bool_], alpha: NDArray[np.float32], connectivity: int
+) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.float64]]:
+    """The connected parts of a mask (h, w): labels (h, w), of which 0 is what the mask leaves out; and of every label the area in pixels
+    and the mean alpha (h, w)."""
+    import cv2
+
+    count, found = cv2.connectedComponents(mask.astype(np.uint8), connectivity=connectivity)
+    labels = np.asarray(found, np.int32)
+    areas = np.bincount(labels.ravel(), minlength=count)
+    held = np.bincount(labels.ravel(), weights=alpha.ravel(), minlength=count)
+    return labels, areas, held / np.maximum(areas, 1)
 
 
 def medoid(masks: list[NDArray[np.bool_]]) -> NDArray[np.bool_]:
