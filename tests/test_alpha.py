@@ -53,6 +53,18 @@ def test_the_generator_alone_decides_the_start(kind):
     assert not torch.equal(one, kind(1, (4, 6), no_blur, generator(2))())
 
 
+def test_prompts_that_ask_for_the_same_do_not_hold_one_another_down():
+    logits = torch.randn(4, 5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(2)) + 1
+    torch.testing.assert_close(alpha_of(logits[:3], asks=[0, 0, 0]), torch.sigmoid(logits[:3]))
+    torch.testing.assert_close(alpha_of(logits, asks=[0, 1, 2, 3]), alpha_of(logits))
+    alpha = alpha_of(logits, asks=[0, 1, 0, 0])
+    largest = logits[[0, 2, 3]].amax(dim=0)
+    torch.testing.assert_close(alpha[1], alpha_of(torch.stack([logits[1], largest]))[0])
+    for i in (0, 2, 3):
+        torch.testing.assert_close(alpha[i], alpha_of(torch.stack([logits[i], logits[1]]))[0])
+    assert (alpha[[0, 2, 3]].amax(dim=0) + alpha[1] <= 1 + 1e-9).all()
+
+
 def test_the_blur_is_applied_before_the_sigmoid():
     start = torch.randn(2, 3, 4)
     model = Raster(2, (3, 4), lambda theta: 3 * theta, generator(), start)

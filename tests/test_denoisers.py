@@ -122,6 +122,34 @@ def test_a_folder_loads_and_gives_the_same_predictions(pipe, folder):
         torch.testing.assert_close(loaded.predict(noisy, t, embedding), denoiser.predict(noisy, t, embedding))
 
 
+@pytest.mark.parametrize("parts", [("unet", "vae", "text_encoder"), ("unet",)])
+def test_a_folder_of_half_precision_files_loads(pipe, folder, tmp_path, parts):
+    """As `save_pretrained(variant="fp16")` leaves it."""
+    half = tmp_path / "half"
+    shutil.copytree(folder, half)
+    for part in parts:
+        for file in (half / part).glob("*.safetensors"):
+            file.rename(file.with_suffix(".fp16.safetensors"))
+    loaded = adapt(load_pipeline(half, "cpu"))
+    noisy, t = torch.randn(1, 4, 8, 8), torch.tensor([300])
+    embedding = loaded.encode_prompt(["x y"])
+    torch.testing.assert_close(loaded.predict(noisy, t, embedding), adapt(pipe).predict(noisy, t, embedding))
+
+
+def test_a_hub_model_of_half_precision_files_is_asked_for_by_that_name(pipe, monkeypatch):
+    asked = []
+
+    def fetch(name, variant=None, **options):
+        asked.append(variant)
+        if variant is None:
+            raise OSError("Could not find the necessary `safetensors` weights in {...} (variant=None)")
+        return pipe
+
+    monkeypatch.setattr("diffusers.DiffusionPipeline.from_pretrained", fetch)
+    assert load_pipeline("somebody/half", "cpu") is pipe
+    assert asked == [None, "fp16"]
+
+
 def test_half_precision_loads_and_segments(folder):
     model = Peekaboo.from_pretrained(folder, "cpu", "bfloat16")
     assert model.denoiser.dtype is torch.bfloat16

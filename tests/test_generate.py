@@ -129,6 +129,20 @@ def test_straight_colours_have_no_halo():
     assert torch.isfinite(empty).all()
 
 
+@pytest.mark.parametrize("suffix", [".png", ".webp"])
+def test_saving_keeps_the_colours_under_what_is_transparent(model, tmp_path, suffix):
+    made = model.generate("a red", start_steps=3)
+    made.save(tmp_path / f"red{suffix}")
+    with Image.open(tmp_path / f"red{suffix}") as saved:
+        np.testing.assert_array_equal(np.asarray(saved), np.asarray(made.image))
+
+
+def test_a_server_in_inference_mode_gets_the_same_picture(model):
+    expected = model.generate("a red", start_steps=3, steps=2).image
+    with torch.inference_mode():
+        assert model.generate("a red", start_steps=3, steps=2).image.tobytes() == expected.tobytes()
+
+
 @pytest.fixture
 def model() -> Peekaboo:
     return Peekaboo(Disc())
@@ -178,7 +192,9 @@ def test_settings_that_make_no_sense_are_refused(changes):
 def test_bad_input_is_refused(model, tmp_path):
     with pytest.raises(PromptError):
         model.generate("  ")
-    for size in ({"height": 3}, {"width": 10_000}):
+    with pytest.raises(PromptError, match="one prompt"):
+        model.generate(["a red", "a blue"])
+    for size in ({"height": 3}, {"width": 10_000}, {"height": 0, "width": 64}, {"height": 64, "width": 0}):
         with pytest.raises(SettingsError, match="8 to 4096"):
             model.generate("a red", **size)
     with pytest.raises(SettingsError, match="paper"):

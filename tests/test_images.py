@@ -73,6 +73,29 @@ def test_an_animation_gives_its_first_frame_and_says_so(tmp_path, gradient):
     assert "animated with 2 frames" in picture.notes[0]
 
 
+def test_pages_are_no_animation(tmp_path, gradient):
+    pages = [Image.fromarray(gradient), Image.fromarray(255 - gradient)]
+    picture = read_image(saved(tmp_path / "scan.tif", pages[0], save_all=True, append_images=pages[1:]))
+    np.testing.assert_array_equal(picture.rgb, gradient)
+    assert "holds 2 pictures; the first one is used" in picture.notes[0]
+
+
+@pytest.mark.parametrize(("mode", "straight"), [("La", "LA"), ("RGBa", "RGBA")])
+def test_premultiplied_colours_are_a_picture(mode, straight):
+    image = Image.new(straight, (12, 10), "white").convert(mode)
+    assert (read_image(image).rgb == 255).all()
+    assert read_guide(image).shape == (10, 12, 1 if straight == "LA" else 3)
+
+
+def test_a_closed_picture_is_refused(tmp_path, gradient):
+    image = Image.open(saved(tmp_path / "a.png", Image.fromarray(gradient)))
+    image.close()
+    with pytest.raises(ImageError, match="damaged"):
+        read_image(image)
+    with pytest.raises(ImageError, match="cannot be read"):
+        read_guide(image)
+
+
 def test_transparency_is_seen_on_white_and_kept(gradient):
     rgba = np.dstack([gradient, np.full((40, 60), 255, np.uint8)])
     rgba[:10, :, 3] = 0
@@ -225,6 +248,18 @@ def test_guides_of_any_kind_are_stretched_to_the_unit_range(tmp_path):
     assert (read_guide(np.full((4, 4), 2.5)) == 0).all()
 
 
+def test_a_guide_is_seen_as_the_picture_is(tmp_path):
+    ramp = np.tile(np.arange(60, dtype=np.uint8), (40, 1))
+    palette = Image.fromarray(59 - ramp, mode="P")
+    palette.putpalette([value for index in range(256) for value in 3 * [max(0, 59 - index)]])
+    np.testing.assert_allclose(read_guide(palette)[..., 0], ramp / 59, atol=1e-6)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = saved(tmp_path / "turned.png", Image.fromarray(ramp), exif=exif)
+    np.testing.assert_allclose(read_guide(turned)[..., 0], np.rot90(ramp, -1) / 59, atol=1e-6)
+    assert read_guide(Image.fromarray(ramp).convert("RGBA")).shape == (40, 60, 3)
+
+
 @pytest.mark.parametrize(
     ("guide", "says"),
     [
@@ -232,6 +267,8 @@ def test_guides_of_any_kind_are_stretched_to_the_unit_range(tmp_path):
         (np.zeros((2, 2, 2, 2)), "HW or HWC"),
         (np.array([[np.nan, 1.0]]), "NaN"),
         (np.array([["a"]]), "numbers"),
+        ("a" * 300, "cannot be opened"),
+        (torch.rand(2, 2), "a path, a PIL image or a NumPy array"),
     ],
 )
 def test_a_bad_guide_is_refused(guide, says):

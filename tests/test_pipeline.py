@@ -7,6 +7,7 @@ import torch
 import peekaboo
 from peekaboo import Peekaboo
 from peekaboo.errors import PromptError
+from peekaboo.evidence import RIVALS
 from peekaboo.scene import alpha_grid
 
 
@@ -107,7 +108,7 @@ def test_on_step_sees_every_iteration_and_a_run_can_be_left(model, picture):
 
 
 @pytest.mark.parametrize(
-    "prompts", ["", "   ", [], ["a", ""], ["a", 3], ["a cat", "A  cat"], [str(n) for n in range(65)]]
+    "prompts", ["", "   ", [], ["a", ""], ["a", 3], ["a cat", "A  cat"], [str(n) for n in range(65)], None, "a \udcff"]
 )
 def test_prompts_that_say_nothing_are_refused(model, picture, prompts):
     with pytest.raises(PromptError):
@@ -122,6 +123,21 @@ def test_watching_a_run_leaves_gradients_as_they_were(model, picture):
     next(steps)
     next(steps)
     assert torch.is_grad_enabled()
+
+
+def test_a_server_in_inference_mode_gets_the_same_mask_and_its_mode_back(model, picture):
+    expected = model.segment(picture, "red", steps=3).alpha
+    with torch.inference_mode():
+        run = model.start(picture, "red", steps=3)
+        assert all(torch.is_inference_mode_enabled() for _ in run)
+        np.testing.assert_array_equal(run.result().alpha, expected)
+
+
+def test_prompts_that_name_every_rival_are_compared_with_nothing(model, picture):
+    said = [" ".join(["red", *RIVALS[:12]]), " ".join(["blue", *RIVALS[12:]])]
+    run = model.start(picture, said, presence=0.0)
+    assert run.scene.rivals is None
+    assert model.segment(picture, said, presence=0.0).alpha.shape == (2, *picture.shape[:2])
 
 
 def test_fourier_begins_where_the_warm_start_ended(model, picture):

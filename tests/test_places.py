@@ -24,6 +24,11 @@ from peekaboo.places import Place
         ("a dog in the middle", "a dog", Place("x", 0)),
         ("leftmost dog", "a dog", Place("x", 1)),
         ("the largest dog", "a dog", Place("size", 1)),
+        ("the left glasses", "glasses", Place("x", 1)),
+        ("the left glass", "a glass", Place("x", 1)),
+        ("the right bus", "a bus", Place("x", -1)),
+        ("my dog on the left", "my dog", Place("x", 1)),
+        ("Anna's cat on the right", "Anna's cat", Place("x", -1)),
     ],
 )
 def test_places_are_read(prompt, thing, place):
@@ -31,10 +36,20 @@ def test_places_are_read(prompt, thing, place):
 
 
 @pytest.mark.parametrize(
-    "prompt", ["a sheep", "the top hat", "a cat on the left of a dog", "first aid kit", "left", "the second hand", ""]
+    "prompt",
+    [
+        *("a sheep", "the top hat", "a cat on the left of a dog", "first aid kit", "left", "the second hand", ""),
+        *("the left of the road", "the smallest of the apples", "the right half of the picture", "the left one"),
+        *("two dogs on the left", "dogs on the left", "3 dogs on the right"),
+    ],
 )
 def test_what_tells_no_place_stays_as_it_is(prompt):
     assert places.read(prompt) == (prompt, None)
+
+
+def test_what_asks_for_the_same_is_known():
+    said = ["a sheep", "A Sheep", "a cow", "the sheep", "an animal", "cow", "a red sheep"]
+    assert places.alike(said) == [0, 0, 2, 0, 4, 2, 6]
 
 
 def row_of(*spans: tuple[int, int], height: int = 24, width: int = 64, value: float = 0.9) -> torch.Tensor:
@@ -119,6 +134,18 @@ def test_each_of_two_alike_is_found_where_its_prompt_says(toy):
     assert right[:, 24:].sum() > 100
     assert not left[:, 24:].any()
     assert not right[:, :24].any()
+
+
+@pytest.mark.parametrize("preset", ["draft", "default"])
+def test_prompts_of_one_run_may_ask_for_one_thing_by_its_place(toy, preset):
+    """Each as it is found alone: what asks for the same does not compete, since all but one would stay below ½ everywhere."""
+    model = Peekaboo(toy)
+    prompts = ["the first red from the left", "the second red from the left", "red", "the largest red"]
+    together = model.segment(two_red_squares(), prompts, preset=preset, presence=0.0)
+    for prompt, mask in zip(prompts, together.mask, strict=True):
+        alone = model.segment(two_red_squares(), prompt, preset=preset, presence=0.0).mask[0]
+        assert alone.sum() > 100
+        assert (alone & mask).sum() > 0.9 * (alone | mask).sum(), prompt
 
 
 def test_places_can_be_left_to_the_model(toy):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -11,16 +11,25 @@ from torch import Tensor, nn
 Blur = Callable[[Tensor], Tensor]
 
 
-def alpha_of(logits: Tensor, compete: bool = True) -> Tensor:
+def alpha_of(logits: Tensor, compete: bool = True, asks: Sequence[int] | None = None) -> Tensor:
     r"""Alphas (N, h, w) in [0, 1] from logits (N, h, w).
 
     Competing prompts share each pixel with one another and with a "none of them" class of logit 0,
     :math:`α_i = e^{θ_i} / (1 + \sum_j e^{θ_j})`. For one prompt that is the paper's sigmoid.
+
+    asks: a number for what each prompt asks for, or None where all ask for different things. Prompts that ask for the same, at other
+    places ("the left sheep", "the largest sheep"), do not compete: their logits are alike, and would hold one another below ½. Against
+    the others they count as one, by the largest of their logits.
     """
-    if not compete or len(logits) == 1:
+    if not compete or len(set(asks or range(len(logits)))) == 1:
         return torch.sigmoid(logits)
     none = torch.zeros_like(logits[:1])
-    return torch.softmax(torch.cat([logits, none]), dim=0)[:-1]
+    if asks is None or len(set(asks)) == len(asks):
+        return torch.softmax(torch.cat([logits, none]), dim=0)[:-1]
+    alike = {ask: [i for i, other in enumerate(asks) if other == ask] for ask in asks}
+    loudest = {ask: logits[members].amax(dim=0, keepdim=True) for ask, members in alike.items()}
+    against = {ask: [none, *(loudest[other] for other in loudest if other != ask)] for ask in loudest}
+    return torch.cat([torch.softmax(torch.cat([logits[i, None], *against[a]]), dim=0)[:1] for i, a in enumerate(asks)])
 
 
 class Raster(nn.Module):

@@ -59,6 +59,9 @@ def write_all(files: Mapping[Path, FileData]) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             partials[path] = path.with_name(f".{uuid.uuid4().hex[:8]}.partial")
             partials[path].write_bytes(data() if callable(data) else data)
+        for path in partials:
+            if path.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         for path, partial in partials.items():
             os.replace(partial, path)
     except OSError as error:

@@ -161,9 +161,9 @@ def extent(
 ) -> NDArray[np.bool_]:
     """The mask (h, w) that colours (h, w, 3) uint8 make of what alpha (h, w) holds above a level; `others` (h, w) is background.
 
-    It is cut twice: with the half of the picture that alpha holds least as certain background, which keeps apart what is alike, and
-    freely, for things that fill more than half. What the second adds is kept where the evidence, gain (h, w), is nearly as strong;
-    without a gain there is no second cut.
+    It is cut twice: with the half of the picture that alpha holds least as certain background (nothing, where more than half holds none
+    at all), which keeps apart what is alike, and freely, for things that fill more than half. What the second adds is kept where the
+    evidence, gain (h, w), is nearly as strong; without a gain there is no second cut.
     """
     mask = alpha > level
     tight = cut(colours, mask, others | (~mask & (alpha < np.quantile(alpha, CERTAIN))))

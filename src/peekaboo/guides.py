@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from peekaboo.errors import ImageError
+from peekaboo.images import PREMULTIPLIED
 
 GuideLike = Any  # str | Path | PIL.Image.Image | numpy array
 
@@ -16,7 +17,8 @@ GuideLike = Any  # str | Path | PIL.Image.Image | numpy array
 def read_guide(guide: GuideLike) -> np.ndarray:
     """A guide as (H, W, C) float32, each channel stretched to [0, 1]: only its edges matter (relative depth has no unit).
 
-    guide: a path to an image or a .npy file, a PIL image, or an array HW or HWC of any size. Raises ImageError.
+    guide: a path to an image or a .npy file, a PIL image, or an array HW or HWC of any size. Images are turned as EXIF says, as the picture
+    is; a palette's numbers are looked up, and transparency is left out. Raises ImageError.
     """
     array = _load(guide)
     if array.ndim == 2:
@@ -37,14 +39,35 @@ def _load(guide: GuideLike) -> np.ndarray:
     if isinstance(guide, np.ndarray):
         return guide
     if isinstance(guide, Image.Image):
-        return np.asarray(guide)
+        try:
+            return _from_pil(guide)
+        except (OSError, ValueError) as error:  # read lazily: its file may be damaged, or closed
+            raise ImageError(f"The given guide cannot be read ({error}); get a complete copy.") from error
+    if not isinstance(guide, (str, Path)):
+        raise ImageError(f"A guide must be a path, a PIL image or a NumPy array, but this is a {type(guide).__name__}.")
     path = Path(guide)
-    if not str(guide) or not path.is_file():
+    try:
+        missing = not str(guide) or not path.is_file()
+    except (OSError, ValueError) as error:
+        raise ImageError(
+            f"The guide {str(path)[:80]} cannot be opened ({getattr(error, 'strerror', error)}); check the name."
+        ) from error
+    if missing:
         raise ImageError(f"There is no guide file {path}; check the name.")
     try:
         if path.suffix.lower() == ".npy":
             return np.asarray(np.load(path, allow_pickle=False))
         with Image.open(path) as image:
-            return np.asarray(image)
+            return _from_pil(image)
     except (OSError, ValueError, EOFError, SyntaxError, Image.DecompressionBombError) as error:
         raise ImageError(f"The guide {path} cannot be read; expected an image or a .npy array.") from error
+
+
+def _from_pil(image: Image.Image) -> np.ndarray:
+    image = ImageOps.exif_transpose(image)
+    image = image.convert(PREMULTIPLIED.get(image.mode, image.mode))
+    if image.mode == "LA":
+        image = image.getchannel("L")
+    elif image.mode in ("P", "PA", "RGBA"):
+        image = image.convert("RGBA").convert("RGB")
+    return np.asarray(image)

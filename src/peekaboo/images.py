@@ -21,6 +21,8 @@ MAX_PIXELS = 150_000_000
 """Larger pictures are refused before their pixels are read (decompression bombs)."""
 MIN_SIDE = 8
 """Pictures with a shorter side, in pixels, hold nothing to segment."""
+PREMULTIPLIED = {"La": "LA", "RGBa": "RGBA"}
+"""Modes that Pillow takes to no other but these."""
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".avif"})
 """What is taken for a picture when a folder is given."""
 
@@ -58,7 +60,7 @@ def read_image(image: ImageLike) -> Picture:
     if isinstance(image, Image.Image):
         try:
             return _from_pil(image, "the given image")
-        except OSError as error:  # read lazily: its file may be damaged
+        except (OSError, ValueError) as error:  # read lazily: its file may be damaged, or closed
             raise ImageError(f"The given image is damaged or truncated ({error}); get a complete copy.") from error
     if isinstance(image, np.ndarray):
         return _from_array(image)
@@ -108,9 +110,18 @@ def _from_pil(image: Image.Image, name: str) -> Picture:
     notes = []
     _check_size(*image.size, name)
     if getattr(image, "n_frames", 1) > 1:
-        notes.append(f"{name} is animated with {image.n_frames} frames; the first one is used.")  # type: ignore[attr-defined]
+        moves = image.format in (
+            "GIF",
+            "WEBP",
+            "PNG",
+            "AVIF",
+        )  # not the pages of a TIFF, nor what phones put beside a photograph (MPO)
+        holds = f"is animated with {image.n_frames} frames" if moves else f"holds {image.n_frames} pictures"  # type: ignore[attr-defined]
+        notes.append(f"{name} {holds}; the first one is used.")
         image.seek(0)
     image = ImageOps.exif_transpose(image)
+    if image.mode in PREMULTIPLIED:
+        image = image.convert(PREMULTIPLIED[image.mode])
     if image.mode.startswith(("I", "F")):
         image = _to_eight_bits(image)
     opacity = None

@@ -78,7 +78,7 @@ def alphas(scene: Scene, settings: Settings, generator: torch.Generator) -> Iter
     start = None
     if settings.warm_start:
         for start in first_maps(scene, settings, size, blur, generator):
-            yield alpha_of(blur(start), settings.compete)
+            yield alpha_of(blur(start), settings.compete, scene.asks)
     if settings.steps:
         model = make_model(len(scene.embeddings), size, blur, settings, generator, start, scene.image.device)
         yield from descend(scene, settings, model, generator)
@@ -105,13 +105,13 @@ def descend(scene: Scene, settings: Settings, model: nn.Module, generator: torch
     optimizer = make_optimizer(model, settings, math.prod(alpha_grid(scene.denoiser, scene.image.shape[-2:])))
     for _ in range(settings.steps):
         with torch.enable_grad():  # whoever watches may have turned it off, and gets it back as it was
-            alpha = alpha_of(model(), settings.compete)
+            alpha = alpha_of(model(), settings.compete, scene.asks)
             gradient = alpha_gradient(scene, settings, alpha.detach(), generator)
             optimizer.zero_grad(set_to_none=True)
             alpha.backward(gradient)
             optimizer.step()
         with torch.no_grad():
-            after = alpha_of(model(), settings.compete)
+            after = alpha_of(model(), settings.compete, scene.asks)
         yield after
 
 

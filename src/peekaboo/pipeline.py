@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,8 @@ class Peekaboo:
         device: "cpu", "cuda", "mps" …, or None for the best there is. dtype: "float32", "float16", "bfloat16", or None to fit
         the device. Raises ModelError.
         """
-        return cls(load_pipeline(name, device, dtype))
+        with recording():
+            return cls(load_pipeline(name, device, dtype))
 
     @contextmanager
     def same_prompts(self) -> Iterator[None]:
@@ -140,6 +141,10 @@ class Peekaboo:
 
         The arguments are those of `generate`.
         """
+        if not isinstance(prompt, str):
+            raise PromptError(
+                f"A picture is made from one prompt, which must be text, but this is a {type(prompt).__name__}."
+            )
         (text,) = check_prompts(prompt)
         base = preset if isinstance(preset, GenerateSettings) else generate_preset(preset)
         return Making(self.denoiser, text, check_size(height, width), base.with_changes(**settings))
@@ -182,6 +187,8 @@ def segment(
 
 def check_prompts(prompts: str | Sequence[str]) -> list[str]:
     """The prompts as a list, stripped. Raises PromptError where one says nothing, or there are none or too many."""
+    if not isinstance(prompts, str) and not isinstance(prompts, Iterable):
+        raise PromptError(f"A prompt must be text, or several in a list, but this is a {type(prompts).__name__}.")
     texts = [prompts] if isinstance(prompts, str) else list(prompts)
     if not texts:
         raise PromptError("There is no prompt; say what to find, for example 'a sheep'.")
@@ -192,6 +199,8 @@ def check_prompts(prompts: str | Sequence[str]) -> list[str]:
             raise PromptError(f"A prompt must be text, but {text!r} is a {type(text).__name__}.")
         if not text.strip():
             raise PromptError("The prompt is empty; say what to find, for example 'a sheep'.")
+        if any("\ud800" <= letter <= "\udfff" for letter in text):  # what the shell hands over where bytes are no UTF-8
+            raise PromptError(f"The prompt {text!a} holds bytes that are no text in UTF-8; type it again.")
     clean = [" ".join(text.split()) for text in texts]
     for text, count in Counter(text.lower() for text in clean).items():
         if count > 1:
@@ -226,7 +235,7 @@ class Run:
         self.model_size = model_size(*picture.size, denoiser.native_area, denoiser.factor)
         self.grid = alpha_grid(denoiser, self.model_size)
         self.clock = time.perf_counter()
-        with self._timed("preparation"):
+        with recording(), self._timed("preparation"):
             self.scene = self._prepare(guide)
         self.last: Step | None = None
 
@@ -234,11 +243,11 @@ class Run:
         return self.stopwatch.measure(name) if self.stopwatch else nullcontext()
 
     def _prepare(self, guide: GuideLike | None) -> Scene:
-        image = to_model(self.picture.rgb, self.model_size).to(self.denoiser.device)
+        seen = to_model(self.picture.rgb, self.model_size)
+        image = seen.to(self.denoiser.device)
         embeddings = self.denoiser.encode_prompt([*self.asked, ""])
-        rivals = None
-        if self.settings.rivals:
-            rivals = self.denoiser.encode_prompt(evidence.rivals_of(self.asked))
+        names = evidence.rivals_of(self.asked) if self.settings.rivals else []
+        rivals = self.denoiser.encode_prompt(names) if names else None
         pools = self.settings.warm_start and self.settings.pooling
         words = attention.words_of(self.denoiser, self.asked) if pools else None
         blur_guide: Tensor | None = None
@@ -248,15 +257,17 @@ class Run:
             array = torch.from_numpy(read_guide(guide)).permute(2, 0, 1)[None]
             blur_guide = to_grid(array, self.grid).to(self.denoiser.device)
         elif self.settings.blur == "rgb":
-            blur_guide = to_grid(image, self.grid)
+            blur_guide = to_grid(seen, self.grid).to(self.denoiser.device)
         judge = self.companions.clip(self.settings).judge(self.asked) if self.settings.estimator == "clip" else None
         prior = places.prior(self.places, self.grid)
-        return Scene(self.denoiser, image, embeddings[:-1], embeddings[-1:], blur_guide, judge, rivals, words, prior)
+        asks = places.alike(self.asked)
+        prompts, null = embeddings[:-1], embeddings[-1:]
+        return Scene(self.denoiser, image, prompts, null, blur_guide, judge, rivals, words, prior, asks)
 
     def __iter__(self) -> Iterator[Step]:
         steps = optimize.run(self.scene, self.settings)
         while True:
-            with self._timed("alpha: blur, backward pass, update"):
+            with recording(), self._timed("alpha: blur, backward pass, update"):
                 step = next(steps, None)
             if step is None:
                 return
@@ -326,7 +337,12 @@ class Making:
         self.last: Draft | None = None
 
     def __iter__(self) -> Iterator[Draft]:
-        for draft in generate.run(self.denoiser, self.prompt, self.model_size, self.settings):
+        drafts = generate.run(self.denoiser, self.prompt, self.model_size, self.settings)
+        while True:
+            with recording():
+                draft = next(drafts, None)
+            if draft is None:
+                return
             self.last = draft
             yield draft
 
@@ -351,6 +367,12 @@ class Making:
         return Generation(image, self.prompt, self.settings, done, record)
 
 
+def recording() -> AbstractContextManager[None]:
+    """Gradients can be had of what is computed meanwhile, though the caller be in `torch.inference_mode`, as servers are. Never held
+    over a yield: whoever watches a run gets their mode back."""
+    return torch.inference_mode(False)
+
+
 def circumstances(denoiser: Denoiser) -> dict[str, Any]:
     """What a record says about where and with what something was made."""
     return {
@@ -367,7 +389,7 @@ def check_size(height: int | None, width: int | None) -> tuple[int, int] | None:
     """(height, width) of a picture to be made, or None if neither is given. Raises SettingsError."""
     if height is None and width is None:
         return None
-    size = (height or width or 0, width or height or 0)
+    size = (width if height is None else height, height if width is None else width)
     if not all(isinstance(side, int) and MIN_SIDE <= side <= MAX_SIDE for side in size):
         raise SettingsError(
             f"The size {size[0]}×{size[1]} is no size; each side must be {MIN_SIDE} to {MAX_SIDE} pixels."

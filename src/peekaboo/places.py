@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -33,6 +34,15 @@ PATTERNS = (
     rf"(?:the |an? )?(?P<thing>.+?) (?:on|at|in|to) (?:the )?(?:far )?(?P<side>{_SIDE}|middle|center|centre)(?: side)?",
 )
 """What is read as a place, whole prompts only: "a cat on the left of a dog" is not one. "The top hat" neither."""
+
+NO_THING = (
+    r"(?:(?:of|one|ones|half|side|part|end|edge|corner|hand|two|three|four|five|six|several|some|many|both|all)\b|\d)"
+)
+"""How what is no single thing begins: "the left of the road", "the right half", "two dogs on the left" tell no place of one."""
+PLURAL = r"\b\w{2,}[^sui\W]s$"
+"""Has no article: "the left glasses". "Dogs on the left", with nothing before them, are not one of several."""
+DETERMINED = r"(?:(?:my|your|his|her|its|our|their|this|that|these|those)\b|\w+['’]s\b)"
+"""What needs no article either."""
 
 SIGNIFICANT = 0.12
 """The least area of a thing, as a share of the largest one's."""
@@ -66,9 +76,21 @@ def read(prompt: str) -> tuple[str, Place | None]:
         if found is None:
             continue
         thing, side = found["thing"].strip(), found["side"].lower()
-        article = "an" if thing[0].lower() in "aeiou" else "a"
-        return f"{article} {thing}", place_of(_MOST.get(side, side), rank_of(found.groupdict().get("ordinal")))
+        plural = re.search(PLURAL, thing, re.IGNORECASE)
+        if re.match(NO_THING, thing, re.IGNORECASE) or (plural and thing == prompt.strip()[: len(thing)]):
+            return prompt, None
+        if plural or re.match(DETERMINED, thing, re.IGNORECASE):
+            article = ""
+        else:
+            article = "an " if thing[0].lower() in "aeiou" else "a "
+        return article + thing, place_of(_MOST.get(side, side), rank_of(found.groupdict().get("ordinal")))
     return prompt, None
+
+
+def alike(asked: list[str]) -> list[int]:
+    """A number for what each prompt, without its place, asks for: that of the first that asks for the same, but for case and article."""
+    things = [re.sub(r"^(?:an?|the) ", "", text.lower()) for text in asked]
+    return [things.index(thing) for thing in things]
 
 
 def rank_of(ordinal: str | None) -> int:
@@ -148,9 +170,9 @@ def things(alpha: Tensor, threshold: float) -> list[Tensor]:
     if top <= threshold:
         whole = alpha > threshold
         return [whole] if whole.any() else []
-    levels = torch.linspace(threshold, top, LEVELS + 1)[:-1].tolist()
-    for part in parts(smooth > levels[0]):
-        found += split(smooth, part, levels[1:])
+    levels = torch.linspace(threshold, top, LEVELS + 1)[1:-1].tolist()
+    for part in parts(smooth > threshold):
+        found += split(smooth, part, levels)
     largest = max(int(mask.sum()) for mask in found)
     return [mask for mask in found if mask.sum() >= SIGNIFICANT * largest]
 
@@ -167,10 +189,10 @@ def split(smooth: Tensor, part: Tensor, levels: list[float]) -> list[Tensor]:
 
 def parts(mask: Tensor) -> list[Tensor]:
     """The connected parts of a mask (h, w) bool, 8-connected."""
-    from kornia.contrib import connected_components
+    import cv2
 
-    labels = connected_components(mask.float()[None, None], num_iterations=sum(mask.shape))[0, 0]
-    return [labels == value for value in labels.unique() if value != 0]
+    count, labels = cv2.connectedComponents(mask.cpu().numpy().astype(np.uint8), connectivity=8)
+    return [torch.from_numpy(labels == value).to(mask.device) for value in range(1, count)]
 
 
 def nearest(masks: list[Tensor]) -> Tensor:

@@ -27,7 +27,9 @@ def explained(scene: Scene, alpha: Tensor, settings: Settings) -> Tensor:
     """
     said = evidence.testimony(scene, settings).float().mean(dim=(0, 1))  # (N, h, w)
     loudest = said.flatten(1).quantile(evidence.LOUD, dim=1).view(-1, 1, 1)
-    inside = F.interpolate(alpha.to(said)[None], size=said.shape[-2:], mode="area")[0]
+    inside = F.interpolate(alpha.float().cpu()[None], size=said.shape[-2:], mode="area")[0].to(
+        said
+    )  # Apple's GPUs lack some of it
     share = inside * torch.maximum(said, -loudest.clamp_min(0) / 2)
     result: Tensor = (
         1000 / scene.views[0].shape[1] * share.mean(dim=(1, 2)) / inside.mean(dim=(1, 2)).sqrt().clamp_min(1e-3)

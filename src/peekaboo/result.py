@@ -25,7 +25,7 @@ KINDS = ("alpha", "mask", "cutout", "overlay")
 """The pictures that `Segmentation.save` writes for each prompt."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Segmentation:
     """The masks of one picture.
 
@@ -153,7 +153,7 @@ class Segmentation:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Generation:
     """A picture with transparency that was made from a prompt.
 
@@ -177,7 +177,7 @@ class Generation:
             options["pnginfo"] = text = PngInfo()
             text.add_itxt("peekaboo", json.dumps({**self.record, "settings": self.settings.as_dict()}))
         else:
-            options["lossless"] = True
+            options.update(lossless=True, exact=True)  # the colours under what is transparent, too
         write_all({path: image_bytes(self.image, path.suffix.lower(), **options)})
 
 

@@ -26,6 +26,7 @@ class Scene:
     image: (1, 3, H, W) in [0, 1] at the model's size. embeddings: (N, tokens, width); null: (1, tokens, width); rivals: of
     names that no prompt holds, (K, tokens, width), or None. words: the positions of each prompt's own words among its tokens, or
     None where the denoiser has no attention to read. prior: weights (N, h, w) in [0, 1] of the evidence on the α grid, or None.
+    asks: a number for what each prompt asks for, where some ask for the same at other places (`alpha.alpha_of`), or None.
     guide: (1, C, h, w) on the α grid, or None for no blur. judge: what the CLIP loss asks; None where no loss does. memo: what
     `evidence.hear` has found, so that the first map and the score of presence share it.
     """
@@ -39,6 +40,7 @@ class Scene:
     rivals: Tensor | None = None
     words: list[list[int]] | None = None
     prior: Tensor | None = None
+    asks: Sequence[int] | None = None
     memo: dict[tuple[int, int], list[Tensor]] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     @cached_property

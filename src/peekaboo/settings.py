@@ -61,6 +61,7 @@ class Checked:
 class Settings(Checked):
     r"""How a segmentation is made. The defaults are the preset "default"; see `preset` for the others.
 
+    preset: the name of what these began as, for the record; it sets nothing: `peekaboo.preset("paper")` does.
     alpha: what is optimised, "raster" (a logit per pixel) or "fourier" (an MLP on Fourier features).
     blur: what guides the bilateral blur: "rgb", "depth" (a network's, see depth_model, or the map that `segment(guide=…)`
     gives), or "none"; a given guide always wins.
@@ -196,6 +197,7 @@ Start = Literal["consensus", "noise"]
 class GenerateSettings(Checked):
     r"""How a picture with transparency is made. The defaults are the preset "default"; see `generate_preset`.
 
+    preset: the name of what these began as, for the record; it sets nothing: `generate_preset` does.
     alpha: what holds the picture and its alpha, "raster" (four logits a pixel) or "fourier" (an MLP with four outputs).
     start: "consensus" begins with a sample of the model's own on many backgrounds at once (`consensus.sample`), "noise" with
     nothing, as the paper does. start_steps, start_guidance: that sample's denoising steps and guidance scale.

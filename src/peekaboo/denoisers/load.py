@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from peekaboo.errors import ModelError, first_line
 
 BUNDLED = "bundled"
 SUMS = "SHA256SUMS"
+FP16 = "fp16"
+"""diffusers' name of a model's half-precision files, its "variant"."""
 PICKLES = frozenset({".ckpt", ".pt", ".pth", ".bin", ".pkl"})
 
 
@@ -127,9 +130,10 @@ def _from_folder(path: Path, dtype: torch.dtype) -> Any:
         raise ModelError(
             f"The model in {path} is incomplete or damaged (without {', '.join(missing)}); get a complete copy."
         )
+    options = {"local_files_only": True, **({"variant": FP16} if _is_fp16(path) else {})}
     try:
         return DiffusionPipeline.from_pretrained(
-            path, torch_dtype=dtype, use_safetensors=True, local_files_only=True, safety_checker=None
+            path, torch_dtype=dtype, use_safetensors=True, safety_checker=None, **options
         )
     except Exception as error:  # diffusers raises many kinds for a broken folder
         for pickled in sorted(p for p in path.rglob("*") if p.suffix in PICKLES):
@@ -138,6 +142,14 @@ def _from_folder(path: Path, dtype: torch.dtype) -> Any:
         raise ModelError(
             f"The model in {path} is incomplete or damaged ({first_line(error)}); get a complete copy."
         ) from error
+
+
+def _is_fp16(path: Path) -> bool:
+    """Whether some part has its weights as half-precision files only: `diffusion_pytorch_model.fp16.safetensors`."""
+    weights: dict[Path, list[bool]] = {}
+    for file in path.glob("*/*.safetensors"):
+        weights.setdefault(file.parent, []).append(f".{FP16}" in file.name)
+    return any(all(half) for half in weights.values())
 
 
 def _missing_parts(path: Path) -> list[str]:
@@ -180,9 +192,13 @@ def _from_hub(name: str, dtype: torch.dtype) -> Any:
         raise ModelError(
             f"There is no model {name!r}: expected {BUNDLED!r}, a folder, a .safetensors file or a Hub id like owner/name."
         )
+    options = {"torch_dtype": dtype, "use_safetensors": True, "safety_checker": None}
     try:
-        return DiffusionPipeline.from_pretrained(name, torch_dtype=dtype, use_safetensors=True, safety_checker=None)
+        return DiffusionPipeline.from_pretrained(name, **options)
     except Exception as error:
+        if "safetensors" in str(error):  # there may be half-precision ones, which diffusers does not take by itself
+            with suppress(Exception):
+                return DiffusionPipeline.from_pretrained(name, variant=FP16, **options)
         raise ModelError(
             f"The model {name!r} could not be fetched from the Hugging Face Hub ({first_line(error)}). Check the name and the "
             f"network, name a local folder, or leave --model out to use the bundled one."
