@@ -66,6 +66,7 @@ def test_one_picture_two_prompts_in_a_real_process(photo, model, tmp_path):
     out = tmp_path / "out"
     done = process("segment", photo, "-p", "a sheep", "-p", "a tractor", "-o", out, "-m", model, "--json", *FAST)
     record = json.loads(done.stdout)
+    assert record.pop("folder") == str(out / "photo")
     assert record == json.loads((out / "photo" / "run.json").read_text())
     assert record["image"] == str(photo)
     assert record["size"] == [30, 44]
@@ -102,6 +103,45 @@ def test_folders_globs_and_names_that_clash(photo, model, tmp_path):
     assert json.loads((out / "photo-2" / "run.json").read_text())["image"] == str(other / "photo.png")
 
 
+def test_results_of_another_picture_are_left_alone(photo, model, tmp_path):
+    """Two pictures of one name, in two runs into one folder; then each again."""
+    other = tmp_path / "more" / "photo.png"
+    other.parent.mkdir()
+    Image.open(photo).save(other)
+    out = tmp_path / "out"
+    for picture, prompt in ((photo, "a"), (other, "b"), (photo, "a"), (other, "c")):
+        cli(picture, "-p", prompt, "-o", out, "-m", model, *FAST)
+    held = {path.relative_to(out).as_posix() for path in out.glob("*/*") if path.is_dir()}
+    assert held == {"photo/a", "photo-2/b", "photo-2/c"}
+    for name, picture in (("photo", photo), ("photo-2", other)):
+        assert json.loads((out / name / "run.json").read_text())["image"] == str(picture)
+    (out / "photo" / "run.json").write_text("no record")
+    cli(other, "-p", "d", "-o", out, "-m", model, *FAST)
+    assert (out / "photo" / "d").is_dir()
+
+
+def test_all_bad_pictures_are_all(photo, model, tmp_path):
+    for name in ("one.png", "two.png"):
+        (tmp_path / name).write_bytes(b"")
+    result = cli(tmp_path / "*.png", "-p", "a", "-o", tmp_path / "out", "-m", model, *FAST, code=1)
+    assert "one.png is empty (0 bytes)" in result.stderr
+    assert "2 of 2 images failed; nothing was written" in result.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_records_that_cannot_be_printed_are_told_and_the_files_written(photo, model, tmp_path):
+    Image.open(photo).save(photo.parent / "second.png")
+    out = tmp_path / "out"
+    arguments = ["segment", photo.parent, "-p", "a", "-o", out, "-m", model, "--json", *FAST]
+    command = [sys.executable, "-m", "peekaboo.cli", *map(str, arguments)]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=300)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert done.stderr.count("no more records can be printed (No space left on device)") == 1
+    assert sorted(path.name for path in out.iterdir()) == ["photo", "second"]
+
+
 def test_one_bad_picture_does_not_stop_the_others(photo, model, tmp_path):
     (photo.parent / "bad.png").write_bytes(b"no picture")
     out = tmp_path / "out"
@@ -134,8 +174,19 @@ def test_every_preset_and_variant_runs(photo, model, tmp_path, preset):
 def test_a_guide_from_a_file(photo, model, tmp_path):
     np.save(tmp_path / "depth.npy", np.tile(np.arange(44.0), (30, 1)))
     cli(photo, "-p", "a", "-o", tmp_path / "o", "-m", model, "--guide", tmp_path / "depth.npy", *FAST)
-    result = cli(photo, "-p", "a", "-o", tmp_path / "o", "-m", model, "--guide", "absent.npy", *FAST, code=1)
-    assert "no guide file absent.npy" in result.stderr
+    Image.fromarray(np.zeros((44, 30, 3), np.uint8)).save(photo.parent / "upright.png")
+    both = [photo, photo.parent / "upright.png"]
+    result = cli(*both, "-p", "a", "-o", tmp_path / "o", "-m", model, "--guide", tmp_path / "depth.npy", *FAST)
+    assert result.stderr.count("The guide is 44×30, the picture 30×44") == 1
+
+
+@pytest.mark.parametrize("option", ["--guide", "--depth"])
+def test_a_guide_that_is_none_is_said_once_and_before_any_work(photo, tmp_path, option):
+    result = cli(photo, photo, "-p", "a", "-o", tmp_path / "o", "-m", "absent", option, "absent.npy", code=2)
+    assert result.stderr.splitlines() == [f"error: {option}: There is no guide file absent.npy; check the name."]
+    np.save(tmp_path / "nan.npy", np.full((3, 3), np.nan))
+    result = cli(photo, "-p", "a", "-o", tmp_path / "o", "-m", "absent", option, tmp_path / "nan.npy", code=2)
+    assert "nan.npy holds NaN" in result.stderr
 
 
 def bad(kind: str, folder: Path) -> Path:
@@ -187,6 +238,7 @@ def test_bad_pictures_are_exit_1_one_sentence_and_no_files(kind, says, model, tm
         (["-p", "a", "-p", "A"], "given 2 times"),
         (["-p", "a", "--set", "balance=ture"], "ture"),
         (["-p", "a", "--set", "self=1"], "no setting 'self'"),
+        (["-p", "a", "--set", "preset=paper"], "named with --preset"),
         ([], "prompt"),
     ],
 )

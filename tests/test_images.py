@@ -73,6 +73,15 @@ def test_an_animation_gives_its_first_frame_and_says_so(tmp_path, gradient):
     assert "animated with 2 frames" in picture.notes[0]
 
 
+@pytest.mark.parametrize(("bits", "noted"), [(8, False), (10, True), (12, True), (14, True), (16, False)])
+def test_grey_of_fewer_bits_in_a_file_of_sixteen_is_seen_whole(tmp_path, bits, noted):
+    ramp = np.linspace(0, 2**bits - 1, 256).round().astype(np.uint16)
+    path = saved(tmp_path / "camera.tif", Image.fromarray(np.tile(ramp, (20, 1))))
+    picture = read_image(path)
+    assert np.abs(picture.rgb[0, :, 0].astype(int) - np.arange(256)).max() <= 1
+    assert any(f"as one of {bits} bits" in note for note in picture.notes) == noted
+
+
 def test_pages_are_no_animation(tmp_path, gradient):
     pages = [Image.fromarray(gradient), Image.fromarray(255 - gradient)]
     picture = read_image(saved(tmp_path / "scan.tif", pages[0], save_all=True, append_images=pages[1:]))

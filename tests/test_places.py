@@ -91,7 +91,7 @@ def test_one_thing_is_kept_whole_and_too_high_a_rank_is_told():
     assert note is None
     kept, note = places.keep(alpha, Place("x", 3), 0.5)
     assert torch.equal(kept, alpha)
-    assert "there are 1 of them" in note
+    assert "there is only one of them" in note
 
 
 def test_nothing_stays_nothing():

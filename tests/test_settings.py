@@ -1,12 +1,14 @@
 """Settings refuse what makes no sense, by name."""
 
 import dataclasses
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from peekaboo import preset
 from peekaboo.errors import SettingsError
-from peekaboo.settings import PRESETS, Settings
+from peekaboo.settings import PRESETS, Settings, generate_preset
 
 
 def test_the_paper_preset_is_the_papers():
@@ -18,6 +20,42 @@ def test_the_paper_preset_is_the_papers():
     assert (paper.t_min, paper.t_max) == (0.02, 0.98)
     assert not paper.balance
     assert paper.complement == 0
+
+
+@pytest.mark.parametrize("make", [preset, generate_preset])
+def test_the_reference_lists_every_setting_with_its_values(make):
+    text = (Path(__file__).parent.parent / "docs" / "reference.md").read_text(encoding="utf-8")
+    title = "## Settings" if make is preset else "Of `generate`"
+    part = text[text.index(title) :].split("\n\n| name |")[1].split("\n\n")[0]
+    told = {}
+    for row in part.splitlines()[2:]:
+        names, default, paper, _ = (cell.strip() for cell in row.split("|")[1:5])
+        names = names.replace("`", "").split(", ")
+        for values, into in ((default, 0), (paper, 1)):
+            values = values.split(", ")
+            for index, name in enumerate(names):
+                told.setdefault(name, [None, None])[into] = values[index if len(values) > 1 else 0]
+    expected = {
+        field.name: [
+            str(getattr(make(name), field.name)).replace("True", "true").replace("False", "false")
+            for name in ("default", "paper")
+        ]
+        for field in dataclasses.fields(make())
+        if field.name != "preset"
+    }
+    assert told == expected
+
+
+@pytest.mark.parametrize("base", [preset(), generate_preset()])
+def test_the_presets_name_is_no_setting(base):
+    with pytest.raises(SettingsError, match="no setting 'preset'"):
+        base.with_changes(preset="paper")
+
+
+def test_numpys_numbers_are_numbers():
+    settings = Settings(seed=np.int64(3), threshold=np.float32(0.25))
+    assert (type(settings.seed), settings.seed) == (int, 3)
+    assert (type(settings.threshold), settings.threshold) == (float, 0.25)
 
 
 def test_every_preset_is_valid_and_named():

@@ -101,7 +101,16 @@ def test_doctor_lists_the_vocabulary():
 
 
 def test_doctor_on_a_folder_without_a_list_and_on_none(tmp_path):
-    assert CliRunner().invoke(app, ["doctor", "-m", str(tmp_path)]).exit_code == 0
+    file = tmp_path / "one.safetensors"
+    file.write_bytes(b"")
+    for model, code, says in (
+        (tmp_path, 1, f"PROBLEM: {tmp_path} is no diffusers model"),
+        (file, 0, "one file; it is opened when it is used"),
+        ("nope", 1, "PROBLEM: there is no nope"),
+        ("owner/name", 0, "looked for on the Hugging Face Hub"),
+    ):
+        result = CliRunner().invoke(app, ["doctor", "-m", str(model)])
+        assert (result.exit_code, says in result.output) == (code, True), result.output
     result = CliRunner().invoke(app, ["doctor", "--vocabulary", "-m", str(tmp_path)])
     assert result.exit_code == 2
     assert "carries no list" in result.stderr

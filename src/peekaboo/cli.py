@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -116,7 +115,9 @@ def segment(
         networks = {"depth_model": depth_model, "clip_model": clip_model}
         settings = jobs.read_settings(preset.value, seed, set_, variant.value if variant else None, networks)
         if depth is not None:
-            settings, guide = jobs.with_depth(settings, variant is not None, depth, guide), depth
+            settings = jobs.with_depth(settings, variant is not None, depth, guide)
+        jobs.check_guide("--guide" if depth is None else "--depth", depth or guide)
+        guide = depth or guide
         prompts = jobs.check_prompts(prompt)
         work = jobs.expand(images, out)
         jobs.check_writable(out)
@@ -130,7 +131,10 @@ def segment(
     except PeekabooError as error:
         report.error(str(error))
         raise typer.Exit(WRONG_USAGE) from None
-    failed = 0
+    except KeyboardInterrupt:
+        report.error("stopped; nothing was written")
+        raise typer.Exit(SOME_FAILED) from None
+    failed = done = 0
     for job in jobs.in_turn(loaded, work):
         try:
             run = loaded.start(job.image, prompts, preset=settings, guide=guide, profile=profile)
@@ -140,19 +144,22 @@ def segment(
                 raise KeyboardInterrupt
             record = jobs.save(job, run.result(), frames)
         except KeyboardInterrupt:
-            report.error(f"stopped; nothing was written for {job.image}, earlier results are in {out}")
+            report.stopped(done, failed, len(work))
             raise typer.Exit(SOME_FAILED) from None
         except (PeekabooError, MemoryError, RuntimeError) as error:
             failed += 1
             text = jobs.explain(job.image, error)
             report.error(text)
             if as_json:
-                typer.echo(json.dumps({"image": str(job.image), "error": text}))
+                report.emit({"image": str(job.image), "error": text})
             continue
+        done += 1
         report.done(job.folder, record, stopped)
         if as_json:
-            typer.echo(json.dumps(record))
+            report.emit({**record, "folder": str(job.folder)})
         if stopped:
+            if len(work) > 1:
+                report.stopped(done, failed, len(work))
             raise typer.Exit(SOME_FAILED)
     raise typer.Exit(report.finish(failed, len(work)))
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING
-
-import typer
 
 from peekaboo.console import SOME_FAILED, WRONG_USAGE, Report
 from peekaboo.errors import PeekabooError
@@ -35,11 +32,11 @@ def segment_on(where: Cluster, order: Order, work: Sequence[Job], report: Report
                     for note in record["notes"]:
                         report.say(f"note: {note}")
                     report.done(job.folder, record, stopped=False)
-                    row = record
+                    row = {**record, "folder": str(job.folder)}
                 if as_json:
-                    typer.echo(json.dumps(row))
+                    report.emit(row)
         except KeyboardInterrupt:
-            report.error(f"stopped; {done} of {len(work)} images are done, nothing was written for the others")
+            report.stopped(done, failed, len(work))
             return SOME_FAILED
         except PeekabooError as error:
             report.error(str(error))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from enum import StrEnum
 from pathlib import Path
@@ -63,6 +62,9 @@ def generate(
     except PeekabooError as error:
         report.error(str(error))
         raise typer.Exit(WRONG_USAGE) from None
+    except KeyboardInterrupt:
+        report.error("stopped; nothing was written")
+        raise typer.Exit(SOME_FAILED) from None
     drafts = jobs.Drafts(making.model_size) if timelapse else None
     try:
         stopped = watch(report, making, out if preview else None, drafts)
@@ -82,8 +84,8 @@ def generate(
         )
     report.say(f"{out}: {result.record['seconds']:.1f} s on {result.record['device']}")
     if as_json:
-        typer.echo(json.dumps({**result.record, "settings": settings.as_dict()}))
-    raise typer.Exit(SOME_FAILED if stopped else DONE)
+        report.emit({**result.record, "settings": settings.as_dict()})
+    raise typer.Exit(SOME_FAILED if stopped or report.mute else DONE)
 
 
 def watch(report: Report, making: Making, preview: Path | None, drafts: Drafts | None) -> bool:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+import json
+import os
+import sys
+from contextlib import nullcontext, suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -44,12 +47,12 @@ WORKERS = typer.Option(min=1, help="How many processes Ray runs; unless given, o
 
 
 class Report:
-    """What the user sees, on stderr: stdout is for --json."""
+    """What the user sees, on stderr: stdout is for --json. mute: nobody reads stdout any more."""
 
     def __init__(self, quiet: bool) -> None:
         from rich.console import Console
 
-        self.quiet = quiet
+        self.quiet, self.mute = quiet, False
         self.console: Console = Console(stderr=True, highlight=False, soft_wrap=True)
 
     def say(self, text: str) -> None:
@@ -58,6 +61,23 @@ class Report:
 
     def error(self, text: str) -> None:
         self.console.print(f"error: {text}", style="red", markup=False)
+
+    def emit(self, row: dict[str, Any]) -> None:
+        """One line of JSON on stdout. Where it cannot be written (a closed pipe, a full disk), that is said once and the work goes on."""
+        if self.mute:
+            return
+        try:
+            typer.echo(json.dumps(row))
+        except OSError as error:
+            self.mute = True
+            with suppress(OSError, ValueError):  # what is left in the buffer would fail once more when Python ends
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            self.error(f"no more records can be printed ({error.strerror}); the files are written all the same")
+
+    def stopped(self, done: int, failed: int, total: int) -> None:
+        """What Ctrl-C left of many pictures."""
+        kept = f"{done} of {total} images are done" + (f", {failed} failed" if failed else "")
+        self.error(f"stopped; {kept}; nothing was written for the others" if done else "stopped; nothing was written")
 
     def load(self, model: str, device: str, dtype: str) -> Peekaboo:
         """Load the model and say, loudly, on which device it runs."""
@@ -124,5 +144,6 @@ class Report:
     def finish(self, failed: int, total: int) -> int:
         """The last word on many pictures: the exit code."""
         if failed and total > 1:
-            self.error(f"{failed} of {total} images failed; the others are done.")
-        return SOME_FAILED if failed else DONE
+            others = "the others are done" if failed < total else "nothing was written"
+            self.error(f"{failed} of {total} images failed; {others}.")
+        return SOME_FAILED if failed or self.mute else DONE

@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import peekaboo
-from peekaboo.denoisers.load import BUNDLED, bundled_folder, verify
+from peekaboo.denoisers.load import BUNDLED, bundled_folder, check_folder, is_hub_id, verify
 from peekaboo.errors import ModelError, PeekabooError
 from peekaboo.vocabulary import Vocabulary
 
@@ -51,16 +51,25 @@ def devices() -> Iterator[Check]:
             yield Check("device", f"cuda:{index}, {torch.cuda.get_device_name(index)}, {memory}")
     if torch.backends.mps.is_available():
         yield Check("device", "mps, Apple silicon")
-    yield Check("device", f"cpu, {torch.get_num_threads()} threads")
+    threads = torch.get_num_threads()
+    yield Check("device", f"cpu, {threads} thread{'s' if threads > 1 else ''}")
 
 
 def examine_model(model: str) -> Iterator[Check]:
     """Whether the files of a model folder are those that were released, and what it knows."""
     folder = model_folder(model)
     if folder is None:
-        yield Check("model", f"{model} is no folder here; it is looked for on the Hugging Face Hub when it is used")
+        if is_hub_id(model):
+            yield Check("model", f"{model} is no folder here; it is looked for on the Hugging Face Hub when it is used")
+        elif Path(model).expanduser().is_file():
+            yield Check("model", f"{model}, one file; it is opened when it is used")
+        else:
+            yield Check(
+                "model", f"there is no {model}: expected 'bundled', a folder, a file or an id like owner/name", False
+            )
         return
     try:
+        check_folder(folder)
         files = verify(folder)
         yield Check(
             "model", f"{folder}" + (f", {files} files as released" if files else ", no checksums to compare with")

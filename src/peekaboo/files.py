@@ -29,13 +29,14 @@ def slug(text: str, limit: int = 60) -> str:
     return name.strip("-") or "prompt"
 
 
-def distinct(names: Iterable[str]) -> list[str]:
-    """The names, with -2, -3 … appended to those that came before (letter case does not count: some disks ignore it)."""
+def distinct(names: Iterable[str], free: Callable[[int, str], bool] = lambda index, name: True) -> list[str]:
+    """The names, with -2, -3 … appended to those that came before (letter case does not count: some disks ignore it), and to those of
+    which `free` says that the name, for the one of that index, is not."""
     taken: set[str] = set()
     result = []
-    for name in names:
+    for index, name in enumerate(names):
         candidate, count = name, 1
-        while candidate.lower() in taken:
+        while candidate.lower() in taken or not free(index, candidate):
             count += 1
             candidate = f"{name}-{count}"
         taken.add(candidate.lower())

@@ -21,18 +21,27 @@ def read_guide(guide: GuideLike) -> np.ndarray:
     is; a palette's numbers are looked up, and transparency is left out. Raises ImageError.
     """
     array = _load(guide)
+    what = f"The guide {guide}" if isinstance(guide, (str, Path)) else "The guide"
     if array.ndim == 2:
         array = array[..., None]
     if array.ndim != 3 or 0 in array.shape:
-        raise ImageError(f"A guide must be HW or HWC, but this one has the shape {array.shape}.")
+        raise ImageError(f"{what} has the shape {array.shape}; expected HW or HWC.")
     if not np.issubdtype(array.dtype, np.number) and array.dtype != np.bool_:
-        raise ImageError(f"A guide must hold numbers, but this one holds {array.dtype}.")
+        raise ImageError(f"{what} holds {array.dtype}; expected numbers.")
     array = array.astype(np.float32)
     if not np.isfinite(array).all():
-        raise ImageError("The guide holds NaN or infinite values; fill them first.")
+        raise ImageError(f"{what} holds NaN or infinite values; fill them first.")
     low, high = array.min(axis=(0, 1)), array.max(axis=(0, 1))
     stretched: np.ndarray = (array - low) / np.maximum(high - low, 1e-12)
     return stretched
+
+
+def misfits(guide: tuple[int, int], picture: tuple[int, int]) -> list[str]:
+    """A sentence where a guide (height, width) has not the picture's aspect, within two of its pixels."""
+    (h, w), (height, width) = guide, picture
+    if abs(h * width - w * height) <= 2 * max(height, width):
+        return []
+    return [f"The guide is {w}×{h}, the picture {width}×{height}: of another aspect, so it is stretched to fit."]
 
 
 def _load(guide: GuideLike) -> np.ndarray:

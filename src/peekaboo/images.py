@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,7 +51,8 @@ class Picture:
 def read_image(image: ImageLike) -> Picture:
     """Read a picture.
 
-    image: a path; a PIL image of any mode; or an array, HW, HWC with 1, 3 or 4 channels, uint8 in [0, 255] or float in [0, 1].
+    image: a path; a PIL image of any mode; or an array, HW, HWC with 1, 3 or 4 channels, uint8 in [0, 255], uint16 in [0, 65535]
+    or float in [0, 1].
     EXIF orientation is applied, an animation gives its first frame, transparent pixels are laid on white.
 
     Raises ImageError for what is missing, no picture, truncated, under 8 pixels a side or over 150 megapixels.
@@ -64,7 +66,10 @@ def read_image(image: ImageLike) -> Picture:
             raise ImageError(f"The given image is damaged or truncated ({error}); get a complete copy.") from error
     if isinstance(image, np.ndarray):
         return _from_array(image)
-    raise ImageError(f"An image must be a path, a PIL image or a NumPy array, but this is a {type(image).__name__}.")
+    hint = "; of a tensor (3, H, W) that is tensor.permute(1, 2, 0).numpy()" if hasattr(image, "permute") else ""
+    raise ImageError(
+        f"An image must be a path, a PIL image or a NumPy array, but this is a {type(image).__name__}{hint}."
+    )
 
 
 def _read_file(path: Path) -> Picture:
@@ -73,6 +78,8 @@ def _read_file(path: Path) -> Picture:
     except OSError as error:
         raise ImageError(f"{str(path)[:80]} cannot be opened ({error.strerror}); check the name.") from error
     if not exists:
+        if re.match(r"\w{2,}:/", str(path)):
+            raise ImageError(f"{path} is an address, but a file was expected; download it first.")
         raise ImageError(f"There is no file {path}; check the name.")
     if is_folder:
         raise ImageError(f"{path} is a folder, but one image file was expected.")
@@ -88,6 +95,8 @@ def _read_file(path: Path) -> Picture:
             f"{path} is larger than the limit of {MAX_PIXELS // 10**6} megapixels; shrink it first."
         ) from error
     except UnidentifiedImageError as error:
+        if not path.stat().st_size:
+            raise ImageError(f"{path} is empty (0 bytes); get a complete copy.") from error
         raise ImageError(f"{path} is not an image that Pillow can read; save it as PNG or JPEG.") from error
     except PermissionError as error:
         raise ImageError(f"{path} cannot be opened: permission denied.") from error
@@ -123,30 +132,36 @@ def _from_pil(image: Image.Image, name: str) -> Picture:
     if image.mode in PREMULTIPLIED:
         image = image.convert(PREMULTIPLIED[image.mode])
     if image.mode.startswith(("I", "F")):
-        image = _to_eight_bits(image)
+        image, bits = _to_eight_bits(image)
+        if bits in (10, 12, 14):
+            notes.append(f"{name} holds no value of {2**bits} or more, so it is seen as one of {bits} bits.")
     opacity = None
     if image.has_transparency_data:
         image = image.convert("RGBA")
         alpha = np.array(image.getchannel("A"))
         if alpha.min() < 255:
             opacity = alpha
-            notes.append(f"{name} is partly transparent; it is seen on white.")
+            how = "partly" if alpha.any() else "wholly"
+            notes.append(f"{name} is {how} transparent; it is seen on white.")
             white = Image.new("RGBA", image.size, (255, 255, 255, 255))
             image = Image.alpha_composite(white, image)
     return Picture(np.array(image.convert("RGB")), opacity, notes)
 
 
-def _to_eight_bits(image: Image.Image) -> Image.Image:
-    """16-bit and 32-bit grey: the full 16-bit range, or the picture's own range where that does not fit."""
+def _to_eight_bits(image: Image.Image) -> tuple[Image.Image, int]:
+    """16-bit and 32-bit grey: the range of the fewest bits that hold it (cameras and microscopes write 10, 12 or 14 into files of 16), and
+    how many they are; or the picture's own range, and 0, where that does not fit."""
     values = np.asarray(image, dtype=np.float64)
     values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
     low, high = float(values.min()), float(values.max())
+    bits = 0
     if image.mode == "F" and low >= 0 and high <= 1:
         low, high = 0.0, 1.0
-    elif low >= 0 and high <= 65535:
-        low, high = 0.0, 65535.0 if high > 255 else 255.0
+    elif low >= 0 and high < 2**16:
+        bits = next(bits for bits in (8, 10, 12, 14, 16) if high < 2**bits)
+        low, high = 0.0, 2.0**bits - 1
     scaled = (values - low) / max(high - low, 1e-12)
-    return Image.fromarray(np.round(255 * scaled).astype(np.uint8))
+    return Image.fromarray(np.round(255 * scaled).astype(np.uint8)), bits
 
 
 def _from_array(array: NDArray[Any]) -> Picture:
@@ -168,9 +183,11 @@ def _from_array(array: NDArray[Any]) -> Picture:
         array = np.round(array * 255).astype(np.uint8)
     elif array.dtype == np.bool_:
         array = array.astype(np.uint8) * 255
+    elif array.dtype == np.uint16:
+        array = np.round(array / 257.0).astype(np.uint8)
     elif array.dtype != np.uint8:
         raise ImageError(
-            f"An image array must be uint8 or float in [0, 1], but this one is {array.dtype}; convert it first."
+            f"An image array must be uint8, uint16 or float in [0, 1], but this one is {array.dtype}; convert it first."
         )
     array = np.ascontiguousarray(array)
     if array.ndim == 3 and array.shape[2] == 1:

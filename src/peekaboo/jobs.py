@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -16,6 +17,7 @@ from PIL import Image
 from peekaboo.errors import ImageError, OutputError, PeekabooError, SettingsError
 from peekaboo.files import FileData, check_writable, distinct, image_bytes, write_all
 from peekaboo.generate import Draft
+from peekaboo.guides import read_guide
 from peekaboo.images import SUFFIXES
 from peekaboo.optimize import Step
 from peekaboo.pipeline import Peekaboo, Run, check_prompts
@@ -37,7 +39,8 @@ class Job:
 def expand(patterns: Sequence[str], out: Path) -> list[Job]:
     """The jobs of paths, folders (their pictures, sorted, not those of folders inside) and globs.
 
-    Names that clash get a suffix. Raises ImageError where a folder or a glob holds no picture.
+    Names that clash get a suffix, with those of other pictures' results that are in `out` already, too. Raises ImageError where a folder
+    or a glob holds no picture.
     """
     paths: list[Path] = []
     for pattern in patterns:
@@ -46,8 +49,17 @@ def expand(patterns: Sequence[str], out: Path) -> list[Job]:
         except (OSError, RuntimeError, ValueError) as error:
             raise ImageError(f"{pattern[:80]} cannot be looked up ({error}); check the name.") from error
     unique = list(dict.fromkeys(paths))
-    names = distinct(path.stem for path in unique)
+    names = distinct((path.stem for path in unique), lambda index, name: is_free(out / name, unique[index]))
     return [Job(path, out / name) for path, name in zip(unique, names, strict=True)]
+
+
+def is_free(folder: Path, image: Path) -> bool:
+    """Whether the results of a picture may go into a folder: nothing of another picture's is there, as far as its run record tells."""
+    try:
+        before = json.loads((folder / "run.json").read_text(encoding="utf-8"))["image"]
+        return Path(before).resolve() == image.resolve()
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError):
+        return True
 
 
 def in_turn(model: Peekaboo, work: Iterable[Job]) -> Iterator[Job]:
@@ -106,12 +118,14 @@ def read_generate_settings(name: str, seed: int, negative: str, changes: Sequenc
 
 def parsed_changes(base: Settings | GenerateSettings, changes: Sequence[str]) -> dict[str, Any]:
     """NAME=VALUE texts as values of the types that the settings have. Raises SettingsError."""
-    kinds = {field.name: type(getattr(base, field.name)) for field in fields(base)}
+    kinds = {field.name: type(getattr(base, field.name)) for field in fields(base) if field.name != "preset"}
     parsed: dict[str, Any] = {}
     for change in changes:
         key, equals, text = change.partition("=")
         if not equals:
             raise SettingsError(f"--set {change!r} has no value; expected NAME=VALUE.")
+        if key == "preset":
+            raise SettingsError(f"The preset is named with --preset, not with --set {change}.")
         if key not in kinds:
             raise SettingsError(f"There is no setting {key!r}; the settings are {', '.join(sorted(kinds))}.")
         try:
@@ -130,6 +144,16 @@ def with_depth(settings: Settings, variant_named: bool, depth: Path, guide: Path
     if variant_named and settings.blur != "depth":
         raise SettingsError(f"--depth {depth} goes with --variant depth-bilateral, not with another.")
     return settings.with_changes(**variant_changes("depth-bilateral"))
+
+
+def check_guide(option: str, path: Path | None) -> None:
+    """Whether a map can be read, before any work is done. Raises ImageError, which names the option."""
+    if path is None:
+        return
+    try:
+        read_guide(path)
+    except ImageError as error:
+        raise ImageError(f"{option}: {error}") from error
 
 
 def save(job: Job, result: Segmentation, frames: Frames | None) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from peekaboo.denoisers import BUNDLED, Denoiser, adapt, bundled_folder, load_pi
 from peekaboo.denoisers.base import RememberingDenoiser
 from peekaboo.errors import PromptError, SettingsError
 from peekaboo.generate import Draft
-from peekaboo.guides import GuideLike, read_guide
+from peekaboo.guides import GuideLike, misfits, read_guide
 from peekaboo.images import MIN_SIDE, ImageLike, Picture, model_size, read_image, to_model
 from peekaboo.optimize import Step
 from peekaboo.presence import presence
@@ -52,12 +52,15 @@ class Peekaboo:
 
     @classmethod
     def from_pretrained(
-        cls, name: str | Path = BUNDLED, device: str | None = None, dtype: str | None = None
+        cls,
+        name: str | Path = BUNDLED,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
     ) -> Peekaboo:
         """Load a model: "bundled" (no network, no account), a diffusers folder, a .safetensors file, or a Hub id.
 
         device: "cpu", "cuda", "mps" …, or None for the best there is. dtype: "float32", "float16", "bfloat16", or None to fit
-        the device. Raises ModelError.
+        the device; torch's own objects, too. Raises ModelError.
         """
         with recording():
             return cls(load_pipeline(name, device, dtype))
@@ -255,6 +258,7 @@ class Run:
             guide = self.companions.depth(self.settings)(self.picture.rgb)
         if guide is not None:
             array = torch.from_numpy(read_guide(guide)).permute(2, 0, 1)[None]
+            self.notes += misfits((array.shape[-2], array.shape[-1]), self.picture.size)
             blur_guide = to_grid(array, self.grid).to(self.denoiser.device)
         elif self.settings.blur == "rgb":
             blur_guide = to_grid(seen, self.grid).to(self.denoiser.device)
@@ -387,9 +391,10 @@ def circumstances(denoiser: Denoiser) -> dict[str, Any]:
 
 def check_size(height: int | None, width: int | None) -> tuple[int, int] | None:
     """(height, width) of a picture to be made, or None if neither is given. Raises SettingsError."""
-    if height is None and width is None:
+    given = [side for side in (height, width) if side is not None]
+    if not given:
         return None
-    size = (width if height is None else height, height if width is None else width)
+    size = (given[0], given[-1])
     if not all(isinstance(side, int) and MIN_SIDE <= side <= MAX_SIDE for side in size):
         raise SettingsError(
             f"The size {size[0]}×{size[1]} is no size; each side must be {MIN_SIDE} to {MAX_SIDE} pixels."

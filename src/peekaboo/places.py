@@ -138,6 +138,8 @@ def keep(alpha: Tensor, place: Place, threshold: float) -> tuple[Tensor, str | N
     index = pick(len(order), place.rank)
     note = None if index is not None else f"there are {len(order)} of them, so that is not one; the last one is given"
     if index is None:
+        if len(order) == 1:
+            note = "there is only one of them; that one is given"
         index = len(order) - 1 if place.rank > 0 else 0
     chosen = order[index]
     return alpha * (nearest(masks) == chosen), note

@@ -25,7 +25,7 @@ KINDS = ("alpha", "mask", "cutout", "overlay")
 """The pictures that `Segmentation.save` writes for each prompt."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Segmentation:
     """The masks of one picture.
 
@@ -39,6 +39,14 @@ class Segmentation:
     settings: Settings
     picture: Picture
     record: dict[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        height, width = self.picture.size
+        things = (
+            f"{prompt!r}: {f'{mask.mean():.1%}' if mask.any() else 'not found'}, score {score:.2f}"
+            for prompt, mask, score in zip(self.prompts, self.mask, self.score, strict=True)
+        )
+        return f"Segmentation({width}×{height}; {'; '.join(things)})"
 
     @property
     def mask(self) -> NDArray[np.bool_]:

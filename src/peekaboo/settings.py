@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import numbers
 from dataclasses import dataclass
 from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
@@ -29,7 +30,9 @@ class Checked:
                 if value not in get_args(kind):
                     choices = " or ".join(map(repr, get_args(kind)))
                     raise SettingsError(f"The setting {name} is {value!r}; expected {choices}.")
-            elif kind is float and isinstance(value, int) and not isinstance(value, bool):
+            elif kind is int and isinstance(value, numbers.Integral) and not isinstance(value, bool):
+                object.__setattr__(self, name, int(value))  # NumPy's, too
+            elif kind is float and isinstance(value, numbers.Real) and not isinstance(value, bool) and value == value:
                 object.__setattr__(self, name, float(value))
             elif type(value) is not kind or value != value:
                 raise SettingsError(f"The setting {name} is {value!r}; expected a {kind.__name__}.")
@@ -46,7 +49,7 @@ class Checked:
 
     def with_changes(self, **changes: Any) -> Self:
         """A copy with some settings changed. Raises SettingsError for an unknown name or a value out of range."""
-        known = {f.name for f in dataclasses.fields(self)}
+        known = {f.name for f in dataclasses.fields(self)} - {"preset"}  # a name alone would tell an untruth
         for name in changes:
             if name not in known:
                 raise SettingsError(f"There is no setting {name!r}; the settings are {', '.join(sorted(known))}.")

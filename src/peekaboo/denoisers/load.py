@@ -48,7 +48,7 @@ def verify(folder: Path) -> int:
     return len(rows)
 
 
-def pick_device(device: str | None) -> torch.device:
+def pick_device(device: str | torch.device | None) -> torch.device:
     """The named device, or the best one there is. Raises ModelError if it is unknown or absent."""
     if device in (None, "auto"):
         if torch.cuda.is_available():
@@ -61,17 +61,18 @@ def pick_device(device: str | None) -> torch.device:
             raise NotImplementedError("no storage")
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ModelError(
-            f"The device {device!r} cannot be used here; leave it out, or say cpu, cuda or mps."
+            f"The device {str(device)!r} cannot be used here; leave it out, or say one that `peekaboo doctor` lists."
         ) from error
     return chosen
 
 
-def pick_dtype(dtype: str | None, device: torch.device) -> torch.dtype:
+def pick_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
     """The named precision, or float16 on a CUDA GPU and float32 elsewhere. (The scores are differences of nearly equal
     predictions: float16 rounds them eight times finer than bfloat16.)"""
     names = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
     if dtype in (None, "auto"):
         return torch.float16 if device.type == "cuda" else torch.float32
+    dtype = str(dtype).removeprefix("torch.")
     if dtype not in names:
         raise ModelError(f"The dtype {dtype!r} is unknown; say one of auto, {', '.join(names)}.")
     return names[dtype]
@@ -89,7 +90,9 @@ def bundled_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if device.type == "cpu" and multiplies_bfloat16(device) else torch.float32
 
 
-def load_pipeline(name: str | Path = BUNDLED, device: str | None = None, dtype: str | None = None) -> Any:
+def load_pipeline(
+    name: str | Path = BUNDLED, device: str | torch.device | None = None, dtype: str | torch.dtype | None = None
+) -> Any:
     """Load a text-to-image pipeline, weights from safetensors only (a pickle can run code when it is opened).
 
     name: "bundled"; a folder in diffusers' layout; one .safetensors checkpoint; or an id on the Hugging Face Hub.
@@ -124,12 +127,7 @@ def load_pipeline(name: str | Path = BUNDLED, device: str | None = None, dtype: 
 def _from_folder(path: Path, dtype: torch.dtype) -> Any:
     from diffusers import DiffusionPipeline
 
-    if not (path / "model_index.json").is_file():
-        raise ModelError(f"{path} is no diffusers model: it has no model_index.json; name the folder that has.")
-    if missing := _missing_parts(path):
-        raise ModelError(
-            f"The model in {path} is incomplete or damaged (without {', '.join(missing)}); get a complete copy."
-        )
+    check_folder(path)
     options = {"local_files_only": True, **({"variant": FP16} if _is_fp16(path) else {})}
     try:
         return DiffusionPipeline.from_pretrained(
@@ -142,6 +140,16 @@ def _from_folder(path: Path, dtype: torch.dtype) -> Any:
         raise ModelError(
             f"The model in {path} is incomplete or damaged ({first_line(error)}); get a complete copy."
         ) from error
+
+
+def check_folder(path: Path) -> None:
+    """Whether a folder has what a diffusers model is made of, its weights unread. Raises ModelError."""
+    if not (path / "model_index.json").is_file():
+        raise ModelError(f"{path} is no diffusers model: it has no model_index.json; name the folder that has.")
+    if missing := _missing_parts(path):
+        raise ModelError(
+            f"The model in {path} is incomplete or damaged (without {', '.join(missing)}); get a complete copy."
+        )
 
 
 def _is_fp16(path: Path) -> bool:
@@ -185,10 +193,15 @@ def _from_file(path: Path, dtype: torch.dtype) -> Any:
         ) from error
 
 
+def is_hub_id(name: str) -> bool:
+    """Whether a name could be an id on the Hugging Face Hub, owner/name."""
+    return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not name.endswith("/")
+
+
 def _from_hub(name: str, dtype: torch.dtype) -> Any:
     from diffusers import DiffusionPipeline
 
-    if name.count("/") != 1 or name.startswith((".", "/", "~")) or name.endswith("/"):
+    if not is_hub_id(name):
         raise ModelError(
             f"There is no model {name!r}: expected {BUNDLED!r}, a folder, a .safetensors file or a Hub id like owner/name."
         )

@@ -9,10 +9,13 @@ from contextlib import contextmanager
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No chatter of diffusers and transformers meanwhile (our own sentences say it all); restored afterwards."""
+    """No chatter of diffusers, transformers and the Hub's client meanwhile (our own sentences say it all); restored afterwards."""
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
+    hub = logging.getLogger("huggingface_hub")  # tells of every retry
+    hub_level = hub.level
+    hub.setLevel(logging.CRITICAL)
     loggers = [diffusers_logging, transformers_logging]
     levels = [logger.get_verbosity() for logger in loggers]
     bars = [logger.is_progress_bar_enabled() for logger in loggers]
@@ -22,6 +25,7 @@ def quiet() -> Iterator[None]:
     try:
         yield
     finally:
+        hub.setLevel(hub_level)
         for logger, level, bar in zip(loggers, levels, bars, strict=True):
             logger.set_verbosity(level)
             if bar:
