@@ -120,6 +120,17 @@ def test_results_of_another_picture_are_left_alone(photo, model, tmp_path):
     assert (out / "photo" / "d").is_dir()
 
 
+def test_the_same_name_from_another_folder_is_another_picture(photo, model, tmp_path, monkeypatch):
+    for name in ("x", "y"):
+        (tmp_path / name).mkdir()
+        Image.open(photo).save(tmp_path / name / "a.png")
+        monkeypatch.chdir(tmp_path / name)
+        cli("a.png", "-p", "a", "-o", tmp_path / "out", "-m", model, *FAST)
+    monkeypatch.chdir(tmp_path)
+    cli(Path("x") / "a.png", "-p", "a", "-o", tmp_path / "out", "-m", model, *FAST)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a", "a-2"]
+
+
 def test_all_bad_pictures_are_all(photo, model, tmp_path):
     for name in ("one.png", "two.png"):
         (tmp_path / name).write_bytes(b"")

@@ -123,7 +123,8 @@ def test_every_benchmark_runs(tmp_path, benchmark):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["coco", "--root", "absent"], "There is no folder absent"),
+        (["coco", "--root", "absent"], "There is no absent; --root"),
+        (["coco", "--root", "ROOT", "--images", "nowhere"], "There is no folder nowhere; --images"),
         (["ade20k", "--root", "."], "ade20k"),
         (["coco"], "--root"),
         (["coco", "--root", "ROOT", "--split-by", "unc"], "--split-by has no meaning for coco"),

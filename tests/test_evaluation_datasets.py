@@ -145,7 +145,7 @@ def test_wrong_choices_and_layouts_are_one_sentence(voc, tmp_path, name, choices
 
 
 def test_a_root_that_is_not_there(tmp_path):
-    with pytest.raises(DatasetError, match="There is no folder"):
+    with pytest.raises(DatasetError, match="There is no .*absent; --root"):
         read_dataset("voc", tmp_path / "absent")
 
 
@@ -258,6 +258,13 @@ def test_coco_in_the_layouts_of_its_releases(tmp_path, file, images, split):
     (tmp_path / "instances.json").rename(path)
     assert len(read_dataset("coco", tmp_path, split=split).samples) == 5
     assert len(read_dataset("coco", path, split=split, images=tmp_path / images).samples) == 5
+    assert len(read_dataset("coco", path).samples) == 5  # the file tells its split
+
+
+def test_coco_by_the_name_of_its_folder(tmp_path):
+    trees.coco(tmp_path, tmp_path / "val2017")
+    (tmp_path / "instances.json").rename(tmp_path / "instances_val2017.json")
+    assert len(read_dataset("coco", tmp_path, split="val2017").samples) == 5
 
 
 def test_each_malformed_record_of_coco_is_named_and_skipped(tmp_path):
@@ -315,6 +322,21 @@ def test_masks_by_transparency(tmp_path):
     assert score_sample(trees.Painter(), read_dataset("folder", tmp_path).samples[0]).iou == 1.0
 
 
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_an_alpha_that_is_full_everywhere_is_no_mask(tmp_path, mode):
+    """Many editors write one."""
+    trees.own(tmp_path)
+    mask = tmp_path / "masks" / "red.png"
+    Image.open(mask).convert("L").convert(mode).save(mask)
+    assert score_sample(trees.Painter(), read_dataset("folder", tmp_path).samples[0]).iou == 1.0
+
+
+def test_a_name_that_no_disk_holds_is_skipped(tmp_path):
+    trees.own(tmp_path, [("one.png", "red.png", "red"), ("x" * 300 + ".png", "red.png", "red")])
+    data = read_dataset("folder", tmp_path)
+    assert (len(data.samples), len(data.problems)) == (1, 1)
+
+
 def test_each_malformed_line_of_a_folder_is_named_and_skipped(tmp_path):
     rows = [
         ("one.png", "red.png", "red"),
@@ -346,7 +368,7 @@ def test_a_table_without_its_columns(tmp_path):
         read_dataset("folder", tmp_path)
 
 
-@pytest.mark.parametrize("what", ["absent", "text", "size"])
+@pytest.mark.parametrize("what", ["absent", "text", "size", "mode"])
 def test_a_mask_that_cannot_be_used_is_named_when_it_is_its_turn(tmp_path, what):
     trees.own(tmp_path)
     mask = tmp_path / "masks" / "red.png"
@@ -355,6 +377,7 @@ def test_a_mask_that_cannot_be_used_is_named_when_it_is_its_turn(tmp_path, what)
         "absent": lambda: mask.unlink(),
         "text": lambda: mask.write_text("no mask"),
         "size": lambda: Image.new("L", (3, 5), 255).save(mask),
+        "mode": lambda: Image.new("LAB", (3, 5)).save(mask, "TIFF"),
     }[what]()
     with pytest.raises(PeekabooError, match=r"red\.png"):
         score_sample(trees.Painter(), sample)
@@ -369,6 +392,17 @@ def test_a_data_set_that_moved_is_the_same_and_one_that_changed_is_not(tmp_path)
     data["annotations"][0]["segmentation"][0][0] += 1
     (tmp_path / "two" / "instances.json").write_text(json.dumps(data))
     assert read_dataset("coco", tmp_path / "two").fingerprint() != before
+
+
+def test_another_mask_in_a_file_of_the_same_name_is_another_data_set(tmp_path, voc):
+    trees.own(tmp_path / "own")
+    mask = tmp_path / "own" / "masks" / "red.png"
+    labels = next(tmp_path.rglob("SegmentationClass/*.png"))
+    for name, root, file in (("folder", tmp_path / "own", mask), ("voc", tmp_path, labels)):
+        before = read_dataset(name, root).fingerprint()
+        with Image.open(file) as image:
+            image.transpose(Image.Transpose.FLIP_TOP_BOTTOM).save(file)
+        assert read_dataset(name, root).fingerprint() != before
 
 
 @pytest.mark.skipif(not SAMPLE.is_dir(), reason="the sample of COCO's photographs is not here (PEEKABOO_COCO names it)")

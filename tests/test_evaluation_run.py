@@ -279,7 +279,7 @@ def test_another_data_set_is_not_mixed_nor_is_a_model_whose_files_changed(data, 
     out = tmp_path / "out"
     evaluate(data, out, made, stop=1)
     (model / "weights.safetensors").write_bytes(b"1" * 50 + b"2" * 50)
-    with pytest.raises(DatasetError, match="the model's files changed"):
+    with pytest.raises(DatasetError, match="the files of the model changed"):
         Evaluation(data, made, out)
     (model / "weights.safetensors").write_bytes(b"1" * 100)
     for other in (
@@ -289,6 +289,17 @@ def test_another_data_set_is_not_mixed_nor_is_a_model_whose_files_changed(data, 
         with pytest.raises(DatasetError, match="must not be mixed"):
             Evaluation(other, made, out)
     assert len(Evaluation(data, made, out).todo) == 4
+
+
+def test_networks_whose_files_changed_are_not_mixed(data, tmp_path, painter):
+    network = tmp_path / "clip"
+    network.mkdir()
+    (network / "weights.safetensors").write_bytes(b"1" * 100)
+    made = Recipe(settings=preset("default", "clip", clip_model=str(network)))
+    evaluate(data, tmp_path / "out", made, stop=1)
+    (network / "weights.safetensors").write_bytes(b"1" * 99 + b"2")
+    with pytest.raises(DatasetError, match="the files of the clip model changed"):
+        Evaluation(data, made, tmp_path / "out")
 
 
 def test_what_came_to_nothing_does_not_stand_in_the_way(data, tmp_path, painter):
@@ -343,7 +354,7 @@ def test_a_sample_that_fails_is_told_skipped_and_tried_again(data, tmp_path, pai
 
 
 def test_too_little_memory_and_a_librarys_fault_are_failures_too(data, tmp_path, monkeypatch):
-    errors = iter([MemoryError(), RuntimeError("CUDA out of memory. Tried"), RuntimeError("shape '[1]' is\ninvalid")])
+    errors = iter([MemoryError(), RuntimeError("CUDA out of memory. Tried"), TypeError("shape '[1]' is\ninvalid")])
 
     def broken(image, prompts):
         raise next(errors)
@@ -361,6 +372,9 @@ def test_a_disk_that_is_full_is_one_sentence(data, tmp_path, painter):
     evaluation.ledger.file = open("/dev/full", "ab", buffering=0)  # noqa: SIM115
     with pytest.raises(OutputError, match=r"could not be written .*run the same command again"):
         list(evaluation)
+    evaluation.ledger.file = open("/dev/full", "ab")  # noqa: SIM115
+    evaluation.ledger.file.write(b"what is still to be written")
+    evaluation.ledger.close()
 
 
 def test_an_engine_may_give_outcomes_in_any_order(data, tmp_path):
@@ -393,6 +407,9 @@ def test_recipes_from_what_a_user_says():
     made = recipe("diffedit", None, "default", None, 3, ["draws=4", "strength=0.25"])
     assert dict(made.options) == {"draws": 4, "strength": 0.25, "clip": 3.0, "seed": 3}
     assert made.title == "diffedit"
+    for said, expected in (("0.4", 0.4), ("otsu", "otsu")):
+        made = recipe("cross-attention", None, "default", None, 0, ["band=0.2,0.6", f"threshold={said}"])
+        assert (made.options["band"], made.options["threshold"]) == ((0.2, 0.6), expected)
 
 
 @pytest.mark.parametrize(
@@ -402,6 +419,8 @@ def test_recipes_from_what_a_user_says():
         (("diffedit", None, "paper", None, 0, []), "--preset and --variant are Peekaboo's"),
         (("diffedit", None, "default", None, 0, ["steps=4"]), "no option of diffedit"),
         (("diffedit", None, "default", None, 0, ["draws=many"]), "draws is 'many'"),
+        (("diffedit", None, "default", None, 0, ["clip=nan"]), "clip is 'nan'"),
+        (("cross-attention", None, "default", None, 0, ["band=0.2"]), "band is '0.2'"),
         (("whole-image", None, "default", None, 0, ["a=1"]), "it has no options"),
         (("peekaboo", None, "fast", None, 0, []), "no preset 'fast'"),
     ],

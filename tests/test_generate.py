@@ -251,6 +251,8 @@ def test_the_papers_way_runs_on_a_real_architecture(folder, tmp_path):
         (["", "-o", "a.png"], "empty"),
         (["a", "-o", "a.png", "--timelapse", "a.gif"], ".webp"),
         (["a", "-o", "a.png", "--set", "steps=x"], "steps"),
+        (["a", "-o", "a.webp", "--timelapse", "./a.webp"], "give them two names"),
+        (["a", "-o", "a.png", "--negative", "\udcff"], "no text in UTF-8"),
         (["a", "-o", "a.png", "--height", "2"], "8 to 4096"),
         (["a", "-o", "a.png", "-m", "nowhere"], "nowhere"),
     ],

@@ -183,6 +183,7 @@ def test_variants_on_the_command_line(photo, model_folder, clip_folder, depth_fo
     for options, expected in [
         (["--variant", "fourier"], ("fourier", "none", "csd")),
         (["--depth", tmp_path / "depth.npy"], ("raster", "depth", "csd")),
+        (["--depth", tmp_path / "depth.npy", "--set", "alpha=fourier"], ("fourier", "depth", "csd")),
         (["--depth-model", depth_folder], ("raster", "depth", "csd")),
         (["--variant", "clip", "--clip-model", clip_folder], ("raster", "rgb", "clip")),
     ]:

@@ -48,7 +48,7 @@ class Order:
                         frames.add(step)
                 files, record = jobs.encode(image, run.result(), frames)
                 return Files({name: data() if callable(data) else data for name, data in files.items()}, record)
-            except (PeekabooError, MemoryError, RuntimeError) as error:
+            except Exception as error:  # libraries raise many kinds for one bad picture
                 return jobs.explain(image, error)
 
         return work, circumstances(model.denoiser)

@@ -113,11 +113,9 @@ def segment(
     try:
         where = cluster.choose(engine.value, address, workers, device)
         networks = {"depth_model": depth_model, "clip_model": clip_model}
-        settings = jobs.read_settings(preset.value, seed, set_, variant.value if variant else None, networks)
-        if depth is not None:
-            settings = jobs.with_depth(settings, variant is not None, depth, guide)
-        jobs.check_guide("--guide" if depth is None else "--depth", depth or guide)
-        guide = depth or guide
+        composition = variant.value if variant else "depth-bilateral" if depth else None
+        settings = jobs.read_settings(preset.value, seed, set_, composition, networks)
+        guide = jobs.only_guide(settings, depth, guide)
         prompts = jobs.check_prompts(prompt)
         work = jobs.expand(images, out)
         jobs.check_writable(out)
@@ -146,7 +144,7 @@ def segment(
         except KeyboardInterrupt:
             report.stopped(done, failed, len(work))
             raise typer.Exit(SOME_FAILED) from None
-        except (PeekabooError, MemoryError, RuntimeError) as error:
+        except Exception as error:  # libraries raise many kinds for one bad picture
             failed += 1
             text = jobs.explain(job.image, error)
             report.error(text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -23,7 +24,7 @@ from peekaboo.optimize import Step
 from peekaboo.pipeline import Peekaboo, Run, check_prompts
 from peekaboo.result import Segmentation, check_transparent
 from peekaboo.rgba import checkerboard, on, to_image
-from peekaboo.settings import GenerateSettings, Settings, generate_preset, preset, variant_changes
+from peekaboo.settings import GenerateSettings, Settings, generate_preset, preset
 
 __all__ = ["check_prompts", "check_writable"]  # for the doors, which import nothing else of the core
 
@@ -56,7 +57,7 @@ def expand(patterns: Sequence[str], out: Path) -> list[Job]:
 def is_free(folder: Path, image: Path) -> bool:
     """Whether the results of a picture may go into a folder: nothing of another picture's is there, as far as its run record tells."""
     try:
-        before = json.loads((folder / "run.json").read_text(encoding="utf-8"))["image"]
+        before = json.loads((folder / "run.json").read_text(encoding="utf-8"))["path"]
         return Path(before).resolve() == image.resolve()
     except (OSError, RuntimeError, ValueError, KeyError, TypeError):
         return True
@@ -137,13 +138,18 @@ def parsed_changes(base: Settings | GenerateSettings, changes: Sequence[str]) ->
     return parsed
 
 
-def with_depth(settings: Settings, variant_named: bool, depth: Path, guide: Path | None) -> Settings:
-    """The settings when a depth map is given: depth-bilateral, unless another variant is named. Raises SettingsError."""
+def only_guide(settings: Settings, depth: Path | None, guide: Path | None) -> Path | None:
+    """The map of --depth or of --guide, which can be read; None where neither is given. Raises SettingsError where both are, or where the
+    settings are not those of depth-bilateral, and ImageError for a map that is none, before any work is done."""
+    if depth is None:
+        check_guide("--guide", guide)
+        return guide
     if guide is not None:
         raise SettingsError("--depth and --guide both give a map to guide the blur; give one of them.")
-    if variant_named and settings.blur != "depth":
+    if settings.blur != "depth":
         raise SettingsError(f"--depth {depth} goes with --variant depth-bilateral, not with another.")
-    return settings.with_changes(**variant_changes("depth-bilateral"))
+    check_guide("--depth", depth)
+    return depth
 
 
 def check_guide(option: str, path: Path | None) -> None:
@@ -165,7 +171,7 @@ def save(job: Job, result: Segmentation, frames: Frames | None) -> dict[str, Any
 
 def encode(image: Path, result: Segmentation, frames: Frames | None) -> tuple[dict[str, FileData], dict[str, Any]]:
     """All files of one picture's results, by name inside its folder, and its run record, which is one of them."""
-    result.record["image"] = str(image)
+    result.record.update(image=str(image), path=os.path.abspath(image))
     movie = frames.movie() if frames is not None else None
     return result.files({"timelapse.webp": movie} if movie else None)
 
@@ -183,6 +189,8 @@ def explain(image: Path, error: BaseException) -> str:
 def check_pictures(out: Path, timelapse: Path | None) -> None:
     """Whether a generation can be written where it is asked to. Raises OutputError."""
     check_transparent(out)
+    if timelapse is not None and timelapse.resolve() == out.resolve():
+        raise OutputError(f"The picture and the timelapse are both to be {out}; give them two names.")
     if timelapse is not None and timelapse.suffix.lower() != ".webp":
         raise OutputError(f"The timelapse {timelapse} must end in .webp.")
     for path in (out, timelapse):

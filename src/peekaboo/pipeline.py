@@ -150,7 +150,9 @@ class Peekaboo:
             )
         (text,) = check_prompts(prompt)
         base = preset if isinstance(preset, GenerateSettings) else generate_preset(preset)
-        return Making(self.denoiser, text, check_size(height, width), base.with_changes(**settings))
+        chosen = base.with_changes(**settings)
+        check_letters(chosen.negative_prompt)
+        return Making(self.denoiser, text, check_size(height, width), chosen)
 
     def generate(
         self,
@@ -202,8 +204,7 @@ def check_prompts(prompts: str | Sequence[str]) -> list[str]:
             raise PromptError(f"A prompt must be text, but {text!r} is a {type(text).__name__}.")
         if not text.strip():
             raise PromptError("The prompt is empty; say what to find, for example 'a sheep'.")
-        if any("\ud800" <= letter <= "\udfff" for letter in text):  # what the shell hands over where bytes are no UTF-8
-            raise PromptError(f"The prompt {text!a} holds bytes that are no text in UTF-8; type it again.")
+        check_letters(text)
     clean = [" ".join(text.split()) for text in texts]
     for text, count in Counter(text.lower() for text in clean).items():
         if count > 1:
@@ -211,6 +212,12 @@ def check_prompts(prompts: str | Sequence[str]) -> list[str]:
                 f"The prompt {text!r} is given {count} times; prompts of one run compete, so give it once."
             )
     return clean
+
+
+def check_letters(text: str) -> None:
+    """Raises PromptError where a prompt holds what the shell hands over for bytes that are no UTF-8."""
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise PromptError(f"The prompt {text!a} holds bytes that are no text in UTF-8; type it again.")
 
 
 class Run:

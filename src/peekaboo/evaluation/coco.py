@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -164,7 +165,8 @@ def sample_of(instances: Instances, folder: Path, group: list[Any], alone: bool,
 def find(root: Path, split: str | None) -> tuple[Path, str]:
     """The file of instances, and the split it is: "" where it does not say. Raises DatasetError."""
     if root.is_file():
-        return root, split or ""
+        told = re.fullmatch(r"instances_(\w+?)(?:2014|2017)?\.json", root.name)
+        return root, split or (told[1] if told else "")
     named = [
         root / inner / f"instances_{split or 'val'}{year}.json"
         for inner in ("annotations", "")
@@ -184,7 +186,7 @@ def find(root: Path, split: str | None) -> tuple[Path, str]:
 
 def find_images(root: Path, file: str, split: str) -> Path:
     """The folder of the pictures, looked for by one of them, from the folder of the annotations. Raises DatasetError."""
-    years = [f"{split}{year}" for year in (2017, 2014)] if split else []
+    years = [f"{split}{year}" for year in (2017, 2014, "")] if split else []
     inner = ["images", *years, *(f"images/{year}" for year in years), ""]
     folder = first_folder([above / name for above in (root, root.parent) for name in inner], file)
     if folder is None:

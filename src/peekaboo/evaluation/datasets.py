@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -130,16 +131,35 @@ class MaskFile:
     def load(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """See `Truth`."""
         image = open_mask(self.path)
-        band = image.convert("RGBA").getchannel("A") if image.has_transparency_data else image
-        if band.mode not in ("1", "L", "I", "I;16", "F"):
-            band = band.convert("L")
+        try:
+            band = image
+            if image.has_transparency_data:
+                alpha = image.convert("RGBA").getchannel("A")
+                band = (
+                    alpha if np.asarray(alpha).min() < 255 else image
+                )  # many editors write an alpha that is full everywhere
+            if band.mode not in ("1", "L", "I", "I;16", "F"):
+                band = band.convert("L")
+        except ValueError as error:
+            raise DatasetError(
+                f"The mask {self.path} is in the mode {image.mode}; save it in black and white."
+            ) from error
         values = np.asarray(band).astype(np.float32)
         mask = values > values.max() / 2
         return mask[None], np.ones_like(mask)
 
     def content(self) -> str:
         """See `Truth`."""
-        return self.path.name
+        return f"{self.path.name} {sha256(self.path)}"
+
+
+def sha256(path: Path) -> str:
+    """Of a file's bytes, in hexadecimal; "" of one that cannot be read, which is told when it is."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""
 
 
 def open_mask(path: Path) -> Image.Image:
@@ -219,7 +239,7 @@ def read_lines(path: Path) -> list[str]:
 
 def first_folder(candidates: Iterable[Path], holds: str) -> Path | None:
     """The first of the folders in which `holds` exists."""
-    return next((folder for folder in candidates if (folder / holds).exists()), None)
+    return next((folder for folder in candidates if os.path.exists(folder / holds)), None)  # any name: Path's raises
 
 
 BENCHMARKS: Mapping[str, tuple[str, frozenset[str]]] = {
@@ -252,7 +272,9 @@ def read_dataset(name: str, root: Path, **choices: Any) -> Dataset:
             raise DatasetError(f"--{key.replace('_', '-')} has no meaning for {name}; leave it out.")
     root = root.expanduser()
     if not root.exists():
-        raise DatasetError(f"There is no folder {root}; --root names where {name} lies.")
+        raise DatasetError(f"There is no {root}; --root names where the data of {name} lies.")
+    if "images" in chosen and not chosen["images"].is_dir():
+        raise DatasetError(f"There is no folder {chosen['images']}; --images names where the pictures lie.")
     dataset: Dataset = importlib.import_module(f"peekaboo.evaluation.{home}").read(name, root, **chosen)
     if not dataset.samples:
         why = (

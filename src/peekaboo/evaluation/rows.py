@@ -11,6 +11,7 @@ import os
 import platform
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -107,7 +108,7 @@ class Ledger:
             self.rows = self._read()
             self.record = self._record(json.loads(json.dumps(identity)))
         except BaseException:
-            self.file.close()
+            self.close()
             raise
 
     def _record(self, identity: dict[str, Any]) -> dict[str, Any]:
@@ -202,7 +203,8 @@ class Ledger:
 
     def close(self) -> None:
         """Let go of the folder."""
-        self.file.close()
+        with suppress(OSError):  # a line that found no room before, and has been told of, would find none again
+            self.file.close()
 
     def mask_path(self, sample: str) -> Path:
         """Where a sample's predicted mask lies."""
@@ -237,8 +239,10 @@ def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
             continue
         if isinstance(old, dict) and isinstance(new, dict):
             changes += differences(old, new)
-        elif key in ("dataset", "model_files"):
-            changes.append("the data set's annotations changed" if key == "dataset" else "the model's files changed")
+        elif key == "dataset":
+            changes.append("the data set's annotations changed")
+        elif key.endswith("_files"):
+            changes.append(f"the files of the {key.removesuffix('_files').replace('_', ' ')} changed")
         else:
             changes.append(f"{key} was {old!r}, is {new!r}")
     return changes

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from peekaboo.errors import DatasetError, NumericalError, PeekabooError
+from peekaboo.errors import DatasetError, NumericalError
 from peekaboo.evaluation.datasets import Dataset, Loaded, Sample
 from peekaboo.evaluation.metrics import Overlap, overlap
 from peekaboo.evaluation.rows import Failure, Ledger, Row
@@ -82,7 +82,7 @@ def attempt(segmenter: Segmenter, sample: Sample, threshold: float) -> Outcome:
     """`score_sample`, or why it failed: our own errors, too little memory, and a library's fault for this picture."""
     try:
         return score_sample(segmenter, sample, threshold)
-    except (PeekabooError, MemoryError, RuntimeError) as error:
+    except Exception as error:  # libraries raise many kinds for one bad picture
         from peekaboo.jobs import explain
 
         text = explain(sample.image, error)

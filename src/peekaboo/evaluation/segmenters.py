@@ -27,6 +27,8 @@ PEEKABOO = "peekaboo"
 THRESHOLD = 0.5
 """A baseline's mask is its alpha above this; Peekaboo's own threshold is a setting."""
 GLANCE = 1 << 20
+NETWORKS = ("depth_model", "clip_model", "tokenizer")
+"""Settings and options that may name files on this disk."""
 
 
 class PeekabooSegmenter:
@@ -84,13 +86,15 @@ class Recipe:
 
     def identity(self) -> dict[str, Any]:
         """What must be the same for results to be mixed: not the device, nor versions of libraries."""
+        said = self.settings.as_dict() if self.settings else self.options
         return {
             "peekaboo": peekaboo.__version__,
             "method": self.method,
             "model": self.model or (BUNDLED if self.settings else None),
             "model_files": fingerprint_model(self.model or (BUNDLED if self.settings else None)),
             "dtype": self.dtype,
-            "settings": self.settings.as_dict() if self.settings else dict(self.options),
+            "settings": dict(said),
+            **{f"{name}_files": fingerprint_model(said[name]) for name in NETWORKS if name in said},
         }
 
 
@@ -135,6 +139,7 @@ def read_options(method: str, seed: int, changes: Sequence[str]) -> dict[str, An
     load = importlib.import_module(f"{baselines.__name__}.{method.replace('-', '_')}").load
     parameters = inspect.signature(load).parameters.values()
     options = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+    numeric = {p.name for p in parameters if p.annotation == "float | str"}
     if "seed" in options:
         options["seed"] = seed
     for change in changes:
@@ -144,8 +149,19 @@ def read_options(method: str, seed: int, changes: Sequence[str]) -> dict[str, An
                 f"--set {change!r} is no option of {method}; expected NAME=VALUE with one of "
                 f"{', '.join(options) or 'none: it has no options'}."
             )
-        options[name] = parsed(name, text, options[name])
+        if name in numeric and number(text) is not None:
+            options[name] = number(text)
+        else:
+            options[name] = parsed(name, text, options[name])
     return options
+
+
+def number(text: str) -> float | None:
+    """The number that a text is, or None."""
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 def parsed(name: str, text: str, like: Any) -> Any:
@@ -155,7 +171,12 @@ def parsed(name: str, text: str, like: Any) -> Any:
     try:
         if isinstance(like, bool):
             return {"true": True, "false": False}[text.lower()]
-        return type(like)(text)
+        if isinstance(like, tuple):
+            return tuple(type(own)(part) for own, part in zip(like, text.split(","), strict=True))
+        value = type(like)(text)
+        if value != value:
+            raise ValueError("not a number")
+        return value
     except (ValueError, TypeError, KeyError) as error:
         raise SettingsError(f"The option {name} is {text!r}; expected a value like {like!r}.") from error
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from peekaboo.errors import DatasetError, first_line
-from peekaboo.evaluation.datasets import Box, Dataset, Sample, first_folder, gather, open_mask, read_lines
+from peekaboo.evaluation.datasets import Box, Dataset, Sample, first_folder, gather, open_mask, read_lines, sha256
 
 CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
@@ -111,7 +111,7 @@ class LabelMap:
 
     def content(self) -> str:
         """See `Truth`."""
-        return f"{self.path.name} {self.values}"
+        return f"{self.path.name} {self.values} {sha256(self.path)}"
 
 
 def read_labels(path: Path) -> NDArray[np.uint8]:
