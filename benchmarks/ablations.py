@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import hashlib
 import json
 import os
 import platform
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 
@@ -100,12 +102,11 @@ def autoencoder(changes: tuple[str, ...], device: str) -> Path:
 
 def masks_of(folder: Path, changes: tuple[str, ...], count: int) -> tuple[float, float]:
     """mIoU and the share of wrong objects of `default` with a row's weights, on compositions of what it was trained on."""
-    os.environ["PEEKABOO_TRAINING_CACHE"] = str(folder)
     from step5_export import trained_pipeline
 
     cfg = changed(Config(), list(changes))
-    pipe, _, _ = trained_pipeline(cfg)
-    del os.environ["PEEKABOO_TRAINING_CACHE"]
+    with patch.dict(os.environ, PEEKABOO_TRAINING_CACHE=str(folder)):
+        pipe, _, _ = trained_pipeline(cfg)
     model = Peekaboo(pipe)
     chosen = samples(count, seed=2031, names=open_pack("all", "train").few(cfg.scenes.only), split="train")
     masks = [model.segment(s.image, s.prompt, presence=0.0).mask[0] for s in chosen]
@@ -117,8 +118,8 @@ def masks_of(folder: Path, changes: tuple[str, ...], count: int) -> tuple[float,
 def figures(title: str, device: str, count: int) -> dict[str, float]:
     """What a row comes to: trained now, or read from its folder."""
     changes = (*SMALL, *ROWS[title])
-    folder = prepared(FOLDER / f"row {list(ROWS).index(title)}")
-    done = folder / "figures.json"
+    folder = prepared(FOLDER / f"row {hashlib.sha256(repr((title, changes)).encode()).hexdigest()[:8]}")
+    done = folder / f"figures-{count}.json"
     if not done.exists():
         vae = folder / "runs" / "vae.pt"
         if not vae.exists():

@@ -145,7 +145,7 @@ def test_wrong_choices_and_layouts_are_one_sentence(voc, tmp_path, name, choices
 
 
 def test_a_root_that_is_not_there(tmp_path):
-    with pytest.raises(DatasetError, match="There is no .*absent; --root"):
+    with pytest.raises(DatasetError, match=r"There is no .*absent; --root"):
         read_dataset("voc", tmp_path / "absent")
 
 

@@ -450,6 +450,8 @@ def test_a_run_is_as_long_as_its_steps_or_its_minutes(monkeypatch):
     assert timed.done(399) == 0.25
     now[0] += 90
     assert timed.done(0) == 1.0
+    assert common.Length(400, minutes=2, before=0.75).done(0) == 0.75
+    assert common.Length(400, minutes=2, before=1.0).done(0) == 1.0
 
 
 def test_set_changes_the_configuration_and_refuses_what_it_does_not_know():

@@ -196,10 +196,12 @@ def trapezoid(step: int, done: float, warmup: int, decay: float = 0.2) -> float:
 
 
 class Length:
-    """How long a run is: so many steps, or, with `minutes`, as many as this process has time for, where a machine is lent by the hour."""
+    """How long a run is: so many steps, or, with `minutes`, as many as there is time for, where a machine is lent by the hour. before: the
+    share that lies behind where a run by the clock is resumed; a finished one, 1, is not begun again."""
 
-    def __init__(self, steps: int, minutes: float | None = None) -> None:
-        self.steps, self.minutes, self.start = steps, minutes, time.monotonic()
+    def __init__(self, steps: int, minutes: float | None = None, before: float = 0.0) -> None:
+        self.steps, self.minutes = steps, minutes
+        self.start = time.monotonic() - before * 60 * (minutes or 0)
 
     def done(self, step: int) -> float:
         """The share of the run that lies behind, from 0 to 1 (and over)."""

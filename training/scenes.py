@@ -116,7 +116,7 @@ def decode(key: str, kind: str, file: bytes) -> np.ndarray | Sprite:
         return np.asarray(picture.convert("RGB"))
     mips = mipmap(picture.convert("RGBA"))
     colour = one_colour(mips[-1].astype(np.float32) / 255, share=0.6)
-    return Sprite(key, kind == "stamp", colour, mips)
+    return Sprite(key, kind == "stamp" and "/cartoon/" not in key, colour, mips)
 
 
 def mipmap(picture: Image.Image) -> tuple[np.ndarray, ...]:

@@ -81,15 +81,15 @@ def main() -> None:
     if not options.fresh:
         start_from_released(vae, "vae")
     optimiser = torch.optim.AdamW(vae.parameters(), lr=cfg.vae.lr, betas=(0.9, 0.99), weight_decay=1e-4)
-    run, first = Run("vae", cfg.checkpoint_seconds), 0
+    run, first, before = Run("vae", cfg.checkpoint_seconds), 0, 0.0
     if state := run.load():
         vae.load_state_dict(state["vae"])
         optimiser.load_state_dict(state["optimiser"])
-        first = state["step"]
+        first, before = state["step"], state.get("done", 0.0)
     pack = Pack(cache_folder() / "data.npz")
     stream = batches(cfg, pack, cfg.vae.batch, seed=cfg.seed + first, workers=options.workers)
     x = to_pixels(next(stream).pictures, device)
-    length = Length(cfg.vae.scenes // cfg.vae.batch, options.minutes)
+    length = Length(cfg.vae.scenes // cfg.vae.batch, options.minutes, before)
     scale = latent_scale(vae, x)
     for step in itertools.count(first):
         done = length.done(step)
@@ -101,6 +101,7 @@ def main() -> None:
                         "vae": vae.state_dict(),
                         "optimiser": optimiser.state_dict(),
                         "step": step,
+                        "done": done,
                         "scale": scale,
                     }
                 )

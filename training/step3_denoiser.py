@@ -243,17 +243,17 @@ def train(
     networks, ema = trainer.networks, copy.deepcopy(trainer.networks).requires_grad_(False)
     trained = nn.ModuleDict({**networks, "aligner": trainer.aligner})
     optimisers_ = optimisers(cfg, trained)
-    step, before = 0, 0
+    step, before, behind = 0, 0, 0.0
     if state is not None:
         networks.load_state_dict(state["networks"])
         ema.load_state_dict(state["ema"])
         trainer.aligner.load_state_dict(state["aligner"])
         for optimiser, saved in zip(optimisers_, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
-        step, before = state["step"], state["composed"]
+        step, before, behind = state["step"], state["composed"], state.get("done", 0.0)
         if on and state["finished"]:
             networks.load_state_dict(state["ema"])
-            step, before = 0, 0
+            step, before, behind = 0, 0, 0.0
     square = dataclasses.replace(cfg, shapes=((cfg.size, cfg.size),))
     first = next(batches(square, trainer.pack, 192, seed=10_001, workers=0))
     watched, watched_latents = first.captions, trainer.encode(first.pictures)
@@ -262,7 +262,7 @@ def train(
     mean = torch.zeros(2, device=device)  # of the two losses
     with half(device):
         next(source)  # the clock starts when there is something to train on
-    length = Length(d.scenes // d.batch, minutes)
+    length = Length(d.scenes // d.batch, minutes, behind)
     while (done := length.done(step)) < 1:
         with half(device):
             batch = next(source)
@@ -298,6 +298,7 @@ def train(
                     "step": step,
                     "scenes": step * d.batch,
                     "composed": composed,
+                    "done": done,
                     "finished": done >= 1,
                     "scale": trainer.scale,
                 }

@@ -154,13 +154,13 @@ def train(cfg: Config, device: str, workers: int = 1, minutes: float | None = No
     chosen = {id(w) for w in matrices}
     rest = [w for w in model.parameters() if id(w) not in chosen]
     optimisers = [torch.optim.AdamW(rest, lr=c.lr, betas=(0.9, 0.99), weight_decay=0.01), Muon(matrices, lr=c.lr)]
-    run, step = Run("clip", cfg.checkpoint_seconds), 0
+    run, step, behind = Run("clip", cfg.checkpoint_seconds), 0, 0.0
     if (state := run.load()) is not None:
         model.load_state_dict(state["model"])
         ema.load_state_dict(state["ema"])
         for optimiser, saved in zip(optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
-        step = state["step"]
+        step, behind = state["step"], state.get("done", 0.0)
 
     def keep(batch: Batch) -> Kept:
         return Kept(batch.pictures.to(device), batch.captions, [names[0] for names in batch.names])
@@ -168,7 +168,7 @@ def train(cfg: Config, device: str, workers: int = 1, minutes: float | None = No
     stream = batches(scene_config(cfg), pack, min(c.batch, 256), seed=cfg.seed + 31 + step, workers=workers)
     source = Source(stream, keep, c.batch, c.replay, 0.0 if device == "cpu" else None)
     next(source)  # the clock starts when there is something to train on
-    length, mean = Length(c.scenes // c.batch, minutes), torch.zeros((), device=device)
+    length, mean = Length(c.scenes // c.batch, minutes, behind), torch.zeros((), device=device)
     disturb = disturbance()
     while (done := length.done(step)) < 1:
         batch = next(source)
@@ -201,6 +201,7 @@ def train(cfg: Config, device: str, workers: int = 1, minutes: float | None = No
                     "ema": ema.state_dict(),
                     "optimisers": [optimiser.state_dict() for optimiser in optimisers],
                     "step": step,
+                    "done": done,
                     "scenes": step * c.batch,
                 }
             )

@@ -25,8 +25,10 @@ PANELS = (  # step, figure, title
 
 
 def curve(name: str, key: str) -> tuple[list[float], list[float]]:
-    """Thousands of scenes and a figure; where a run was resumed from an earlier checkpoint, the later rows count."""
-    rows = {row["scenes"]: row[key] for row in read_log(Run(name, 0).log_file)}
+    """Thousands of scenes and a figure of the log's last run; where it was resumed from an earlier checkpoint, the later rows count."""
+    log = list(read_log(Run(name, 0).log_file))
+    begun = max((i for i, row in enumerate(log) if row["step"] <= log[0]["step"]), default=0)
+    rows = {row["scenes"]: row[key] for row in log[begun:]}
     scenes = sorted(rows)
     return [n / 1000 for n in scenes], [rows[n] for n in scenes]
 

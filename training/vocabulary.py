@@ -157,16 +157,31 @@ def build(
             concepts.setdefault(name, Concept(name, category_of(key))).keys.append(key)
 
     for concept in concepts.values():
-        concept.synonyms = wordnet.synonyms(concept.name, concept.category)
-        concept.kinds = wordnet.kinds(concept.name, concept.category)
+        found = wordnet.synonyms(concept.name, concept.category), wordnet.kinds(concept.name, concept.category)
+        concept.synonyms, concept.kinds = OTHER_SENSES.get(concept.name, found)
         if concept.category == "Smileys & Emotion" and "face" in concept.name:
             concept.kinds = ["face"]
         concept.keywords = sorted({word for word in concept.keywords if len(word) > 2 and word != concept.name})
-        concept.plural = ENGINE.plural(concept.name) if not ENGINE.singular_noun(concept.name) else concept.name
+        is_plural = ENGINE.singular_noun(concept.name) and not re.search(r"(us|is|os|ss)$", concept.name)  # "a bus"
+        concept.plural = concept.name if is_plural else ENGINE.plural(concept.name)
     names = set(concepts)
     for concept in concepts.values():  # a synonym that names another concept names that one
         concept.synonyms = [s for s in concept.synonyms if s not in names][:4]
     return [concept for concept in concepts.values() if concept.keys]
+
+
+OTHER_SENSES: dict[str, tuple[list[str], list[str]]] = {
+    "dolphin": ([], ["animal", "mammal"]),
+    "peacock": ([], ["animal", "bird"]),
+    "socks": ([], ["clothing"]),
+    "balloon": ([], []),
+    "hammer": ([], ["tool"]),
+    "pepper": ([], ["food", "vegetable"]),
+    "bus": (["coach", "double-decker"], ["vehicle"]),
+    "train": ([], ["vehicle"]),
+    "unicorn": ([], ["animal"]),
+}
+"""Synonyms and kinds of names of which WordNet's sense of the category is not the one that is drawn (its dolphin is a fish)."""
 
 
 def longest_name(words: str, known: dict, wordnet: WordNet, category: str, new: bool) -> str | None:
