@@ -73,7 +73,7 @@ def presence_table(model: Peekaboo, chosen: list[Sample]) -> list[str]:
         f"| AUROC of the score | {auroc(there, gone):.3f} |",
         f"| absent things that pass at 95 % recall | {100 * passed:.0f} % (score ≥ {threshold:.2f}) |",
         f"| the same of absent names that share a kind with something shown: AUROC | {auroc(there, near):.3f} |",
-        f"| pass at 95 % recall | {100 * false_alarms(there, near)[0]:.0f} % |",
+        f"| of those, pass at 95 % recall | {100 * false_alarms(there, near)[0]:.0f} % |",
         f"| found, of what is there, at the preset's threshold | {100 * np.mean([r.found[0] for r in present]):.0f} % |",
         f"| found, of what is not there (hallucinated) | {100 * np.mean([r.found[0] for r in absent]):.0f} % |",
         "",

@@ -35,8 +35,6 @@ CLIP_FOLDERS = re.compile(
 )
 SHAPES = re.compile(r"(red|orange|yellow|green|blue|purple|brown|black|white)-(circle|square|large-square)$")
 CLIPS_LEFT_OUT = re.compile(r"(^|[_/])(bw|b_w|black|silhouet\w*|outline|symbol|sign)(_|\.|$)")
-
-
 NOT_WHAT_THEY_SAY = re.compile(
     r"(^|/)(cat_scr|turkey_on_platter|ours_etienne|farmer_onelette|baseball_(cap|bat|glove)|tennis_shoes|baby_tux|toy_(paper_plane|train)"
     r"|cake_mateya|spider_(computer|sword)|giraffe_cichlid|orange_burner|mars_lumograph|(orange|apple)_juice|garlic_toast|potato_chips|corn_dog"
@@ -262,7 +260,7 @@ def pack(cfg: DataConfig, cache: Path) -> tuple[Path, list[Concept], list[dict]]
 
 
 def twins_of_trained(cfg: DataConfig, files: dict[str, dict[str, bytes]]) -> set[str]:
-    """The keys of held-out files, by kind and key, whose picture is trained on under another name: they are left out altogether."""
+    """The keys of held-out files (by kind and key) whose picture is trained on under another name: they are left out altogether."""
     splits = {key: split(cfg, kind, key) for kind, found in files.items() for key in found}
     trained = {data for found in files.values() for key, data in found.items() if splits[key] == "train"}
     copies = {key for found in files.values() for key, data in found.items() if data in trained}

@@ -26,7 +26,7 @@ PANELS = (  # step, figure, title
 
 def curve(name: str, key: str) -> tuple[list[float], list[float]]:
     """Thousands of scenes and a figure of the log's last run; where it was resumed from an earlier checkpoint, the later rows count."""
-    log = list(read_log(Run(name, 0).log_file))
+    log = read_log(Run(name, 0).log_file)
     begun = max((i for i, row in enumerate(log) if row["step"] <= log[0]["step"]), default=0)
     rows = {row["scenes"]: row[key] for row in log[begun:]}
     scenes = sorted(rows)

@@ -21,10 +21,12 @@ def alpha_of(logits: Tensor, compete: bool = True, asks: Sequence[int] | None = 
     places ("the left sheep", "the largest sheep"), do not compete: their logits are alike, and would hold one another below ½. Against
     the others they count as one, by the largest of their logits.
     """
-    if not compete or len(set(asks or range(len(logits)))) == 1:
+    asks = range(len(logits)) if asks is None else asks
+    different = len(set(asks))
+    if not compete or different == 1:
         return torch.sigmoid(logits)
     none = torch.zeros_like(logits[:1])
-    if asks is None or len(set(asks)) == len(asks):
+    if different == len(asks):
         return torch.softmax(torch.cat([logits, none]), dim=0)[:-1]
     alike = {ask: [i for i, other in enumerate(asks) if other == ask] for ask in asks}
     loudest = {ask: logits[members].amax(dim=0, keepdim=True) for ask, members in alike.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import io
 import json
 import os
@@ -93,6 +94,15 @@ def image_bytes(image: Image.Image, suffix: str, **options: Any) -> bytes:
 def json_bytes(data: Any) -> bytes:
     """Indented JSON in UTF-8; what UTF-8 cannot hold (a file name's stray bytes) is escaped."""
     return (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
+
+
+def sha256(path: Path) -> str:
+    """Of a file's bytes, in hexadecimal; "" of one that cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""
 
 
 def check_writable(folder: Path) -> None:

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from peekaboo.errors import ImageError
-from peekaboo.images import PREMULTIPLIED
+from peekaboo.images import upright
 
 GuideLike = Any  # str | Path | PIL.Image.Image | numpy array
 
@@ -73,8 +73,7 @@ def _load(guide: GuideLike) -> np.ndarray:
 
 
 def _from_pil(image: Image.Image) -> np.ndarray:
-    image = ImageOps.exif_transpose(image)
-    image = image.convert(PREMULTIPLIED.get(image.mode, image.mode))
+    image = upright(image)
     if image.mode == "LA":
         image = image.getchannel("L")
     elif image.mode in ("P", "PA", "RGBA"):

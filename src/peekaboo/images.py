@@ -24,6 +24,8 @@ MIN_SIDE = 8
 """Pictures with a shorter side, in pixels, hold nothing to segment."""
 PREMULTIPLIED = {"La": "LA", "RGBa": "RGBA"}
 """Modes that Pillow takes to no other but these."""
+ANIMATED = frozenset({"GIF", "WEBP", "PNG", "AVIF"})
+"""Formats of which several frames move. Those of a TIFF are pages, and phones put other pictures beside a photograph (MPO)."""
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".avif"})
 """What is taken for a picture when a folder is given."""
 
@@ -119,18 +121,11 @@ def _from_pil(image: Image.Image, name: str) -> Picture:
     notes = []
     _check_size(*image.size, name)
     if getattr(image, "n_frames", 1) > 1:
-        moves = image.format in (
-            "GIF",
-            "WEBP",
-            "PNG",
-            "AVIF",
-        )  # not the pages of a TIFF, nor what phones put beside a photograph (MPO)
-        holds = f"is animated with {image.n_frames} frames" if moves else f"holds {image.n_frames} pictures"  # type: ignore[attr-defined]
+        count = image.n_frames  # type: ignore[attr-defined]
+        holds = f"is animated with {count} frames" if image.format in ANIMATED else f"holds {count} pictures"
         notes.append(f"{name} {holds}; the first one is used.")
         image.seek(0)
-    image = ImageOps.exif_transpose(image)
-    if image.mode in PREMULTIPLIED:
-        image = image.convert(PREMULTIPLIED[image.mode])
+    image = upright(image)
     if image.mode.startswith(("I", "F")):
         image, bits = _to_eight_bits(image)
         if bits in (10, 12, 14):
@@ -146,6 +141,12 @@ def _from_pil(image: Image.Image, name: str) -> Picture:
             white = Image.new("RGBA", image.size, (255, 255, 255, 255))
             image = Image.alpha_composite(white, image)
     return Picture(np.array(image.convert("RGB")), opacity, notes)
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """A PIL image turned as its EXIF says, and in a mode that Pillow takes to others."""
+    image = ImageOps.exif_transpose(image)
+    return image.convert(PREMULTIPLIED[image.mode]) if image.mode in PREMULTIPLIED else image
 
 
 def _to_eight_bits(image: Image.Image) -> tuple[Image.Image, int]:

@@ -141,25 +141,17 @@ def parsed_changes(base: Settings | GenerateSettings, changes: Sequence[str]) ->
 def only_guide(settings: Settings, depth: Path | None, guide: Path | None) -> Path | None:
     """The map of --depth or of --guide, which can be read; None where neither is given. Raises SettingsError where both are, or where the
     settings are not those of depth-bilateral, and ImageError for a map that is none, before any work is done."""
-    if depth is None:
-        check_guide("--guide", guide)
-        return guide
-    if guide is not None:
+    if depth is not None and guide is not None:
         raise SettingsError("--depth and --guide both give a map to guide the blur; give one of them.")
-    if settings.blur != "depth":
+    if depth is not None and settings.blur != "depth":
         raise SettingsError(f"--depth {depth} goes with --variant depth-bilateral, not with another.")
-    check_guide("--depth", depth)
-    return depth
-
-
-def check_guide(option: str, path: Path | None) -> None:
-    """Whether a map can be read, before any work is done. Raises ImageError, which names the option."""
-    if path is None:
-        return
-    try:
-        read_guide(path)
-    except ImageError as error:
-        raise ImageError(f"{option}: {error}") from error
+    option, path = ("--guide", guide) if depth is None else ("--depth", depth)
+    if path is not None:
+        try:
+            read_guide(path)
+        except ImageError as error:
+            raise ImageError(f"{option}: {error}") from error
+    return path
 
 
 def save(job: Job, result: Segmentation, frames: Frames | None) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import warnings
 from contextlib import suppress
@@ -13,6 +12,7 @@ import torch
 
 from peekaboo.denoisers.quiet import quiet
 from peekaboo.errors import ModelError, first_line
+from peekaboo.files import sha256
 
 BUNDLED = "bundled"
 SUMS = "SHA256SUMS"
@@ -37,13 +37,9 @@ def verify(folder: Path) -> int:
     rows = [line.split(maxsplit=1) for line in sums.read_text(encoding="utf-8").splitlines() if line.strip()]
     for expected, name in rows:
         path = folder / name.strip()
-        try:
-            with path.open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError:
-            found = "missing"
+        found = sha256(path)
         if found != expected:
-            how = "is missing" if found == "missing" else "is not the file that was released (its SHA-256 differs)"
+            how = "is not the file that was released (its SHA-256 differs)" if found else "is missing"
             raise ModelError(f"{path} {how}; install Peekaboo again, or get a complete copy of the model.")
     return len(rows)
 

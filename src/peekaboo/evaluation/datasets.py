@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from peekaboo.errors import DatasetError, first_line
+from peekaboo.files import sha256
 from peekaboo.images import MAX_PIXELS, read_image
 
 if TYPE_CHECKING:
@@ -151,15 +152,6 @@ class MaskFile:
     def content(self) -> str:
         """See `Truth`."""
         return f"{self.path.name} {sha256(self.path)}"
-
-
-def sha256(path: Path) -> str:
-    """Of a file's bytes, in hexadecimal; "" of one that cannot be read, which is told when it is."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
-        return ""
 
 
 def open_mask(path: Path) -> Image.Image:

@@ -149,10 +149,8 @@ def read_options(method: str, seed: int, changes: Sequence[str]) -> dict[str, An
                 f"--set {change!r} is no option of {method}; expected NAME=VALUE with one of "
                 f"{', '.join(options) or 'none: it has no options'}."
             )
-        if name in numeric and number(text) is not None:
-            options[name] = number(text)
-        else:
-            options[name] = parsed(name, text, options[name])
+        value = number(text) if name in numeric else None
+        options[name] = parsed(name, text, options[name]) if value is None else value
     return options
 
 

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from peekaboo.errors import DatasetError, first_line
-from peekaboo.evaluation.datasets import Box, Dataset, Sample, first_folder, gather, open_mask, read_lines, sha256
+from peekaboo.evaluation.datasets import Box, Dataset, Sample, first_folder, gather, open_mask, read_lines
+from peekaboo.files import sha256
 
 CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
