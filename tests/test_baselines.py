@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import types
 
 import numpy as np
 import pytest
@@ -194,15 +193,6 @@ def test_otsu_and_the_ramp_around_it():
     torch.testing.assert_close(alpha, torch.tensor([[[0.0, 0.25], [0.5, 1.0]], [[0.0, 0.0], [0.0, 0.0]]]))
 
 
-class Words:
-    """A tokenizer: one token a word, between start and end."""
-
-    model_max_length = 12
-
-    def __call__(self, text, **_):
-        return {"special_tokens_mask": [1, *[0] * len(text.split()), 1]}
-
-
 class Attentive(Toy):
     """A toy whose UNet is one cross-attention of identity projections: red pixels look at the word "red", as its
     softmax says."""
@@ -214,8 +204,11 @@ class Attentive(Toy):
         attention = Attention(query_dim=4, cross_attention_dim=4, heads=1, dim_head=4, bias=False, out_bias=False)
         for layer in (attention.to_q, attention.to_k, attention.to_v, attention.to_out[0]):
             layer.weight = nn.Parameter(2 * torch.eye(4))
-        self.unet = Layers(attention.requires_grad_(False))
-        self.pipe = types.SimpleNamespace(tokenizer=Words(), maybe_convert_prompt=lambda text, _: text)
+        self.network = Layers(attention.requires_grad_(False))
+
+    def own_tokens(self, prompt):
+        """One token a word, between start and end."""
+        return list(range(1, 1 + len(prompt.split())))
 
     def encode_prompt(self, prompts):
         """Start and end are no colour; each word is its own."""
@@ -224,7 +217,7 @@ class Attentive(Toy):
 
     def predict(self, noisy, t, embeddings):
         seen = noisy.float().flatten(2).transpose(1, 2)
-        self.unet.attention(seen, encoder_hidden_states=embeddings.float())
+        self.network.attention(seen, encoder_hidden_states=embeddings.float())
         return noisy
 
 
@@ -246,13 +239,13 @@ def test_cross_attention_finds_what_the_words_attend():
     model, rgb = Attentive(), np.zeros((24, 40, 3), np.uint8)
     rgb[..., 2], rgb[4:16, 8:24] = 255, (255, 0, 0)
     truth = (rgb[..., 0] > 0)[2::4, 2::4]
-    before = model.unet.attention.processor
+    before = model.network.attention.processor
     for threshold in ("otsu", 0.5):
         found = make("cross-attention", model=model, band=(0.01, 0.1), threshold=threshold)
         red, blue = found(rgb, ["red", "blue"])[:, 2::4, 2::4] > 0.5
         assert np.array_equal(red, truth)
         assert np.array_equal(blue, ~truth)
-    assert model.unet.attention.processor is before
+    assert model.network.attention.processor is before
 
 
 def test_cross_attention_keeps_the_softmax_and_leaves_the_unet_as_it_was():
@@ -269,9 +262,9 @@ def test_cross_attention_keeps_the_softmax_and_leaves_the_unet_as_it_was():
     ]
     plain = denoiser.predict(noisy, t, embeddings)
     [hook.remove() for hook in hooks]
-    tokens = attention.own_tokens(pipe, "dog")
+    tokens = denoiser.own_tokens("dog")
     assert tokens == [1, 2, 3]
-    assert attention.own_tokens(pipe, "abcdefghijklmnop") == list(range(1, 11))  # 12 positions, 2 of them start and end
+    assert denoiser.own_tokens("abcdefghijklmnop") == list(range(1, 11))  # 12 positions, 2 of them start and end
     with attention.recording(pipe.unet, tokens) as paid:
         assert torch.equal(denoiser.predict(noisy, t, embeddings), plain)
     assert len(paid) == len(layers) == len(inputs)
@@ -294,8 +287,8 @@ def test_the_grids_of_the_layers():
         attention.grid(7, (6, 10))
 
 
-def test_cross_attention_needs_a_unet(toy):
-    with pytest.raises(ModelError, match="no UNet"):
+def test_cross_attention_needs_attention_to_read(toy):
+    with pytest.raises(ModelError, match="no attention that could be read"):
         make("cross-attention", model=toy)
 
 

@@ -104,14 +104,11 @@ def test_parts_that_lack_or_do_not_fit_are_refused(pipe):
         Peekaboo(object())
     with pytest.raises(ModelError, match="9 channels"):
         Peekaboo(tiny.stable_diffusion(in_channels=9))
-    with pytest.raises(ModelError, match="text_time"):
-        Peekaboo(
-            tiny.stable_diffusion(
-                addition_embed_type="text_time",
-                addition_time_embed_dim=8,
-                projection_class_embeddings_input_dim=64,
-            )
-        )
+    sizes = {"addition_time_embed_dim": 8, "projection_class_embeddings_input_dim": 64}
+    with pytest.raises(ModelError, match="no text_encoder_2, tokenizer_2"):
+        Peekaboo(tiny.stable_diffusion(addition_embed_type="text_time", **sizes))
+    with pytest.raises(ModelError, match="no adapter"):
+        Peekaboo(tiny.stable_diffusion(addition_embed_type="image", encoder_hid_dim=16))
 
 
 def test_a_folder_loads_and_gives_the_same_predictions(pipe, folder):

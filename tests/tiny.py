@@ -24,6 +24,59 @@ def tokenizer(length: int = 12) -> Any:
     return CLIPTokenizer(vocab=vocab, merges=[], model_max_length=length)
 
 
+def clip_text(width: int, projected: bool = False) -> Any:
+    """A CLIP text encoder of the letters, with a projection of its own width or without."""
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    words = tokenizer()
+    config = CLIPTextConfig(
+        vocab_size=len(words),
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=2 if projected else 1,
+        num_attention_heads=2,
+        max_position_embeddings=words.model_max_length,
+        bos_token_id=words.bos_token_id,
+        eos_token_id=words.eos_token_id,
+        pad_token_id=words.pad_token_id,
+        projection_dim=width,
+    )
+    return CLIPTextModelWithProjection(config) if projected else CLIPTextModel(config)
+
+
+def t5_text(width: int) -> Any:
+    """A T5 encoder of the letters."""
+    from transformers import T5Config, T5EncoderModel
+
+    shape = {"d_model": width, "d_kv": 8, "d_ff": 2 * width, "num_layers": 1, "num_heads": 2}
+    return T5EncoderModel(T5Config(vocab_size=len(t5_tokenizer()), **shape))
+
+
+def autoencoder(blocks: int = 3, latent_channels: int = 4, **config: Any) -> Any:
+    """An AutoencoderKL; `blocks` 3 means four pixels per latent."""
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        block_out_channels=(8,) * blocks,
+        down_block_types=("DownEncoderBlock2D",) * blocks,
+        up_block_types=("UpDecoderBlock2D",) * blocks,
+        layers_per_block=1,
+        latent_channels=latent_channels,
+        norm_num_groups=4,
+        sample_size=32,
+        scaling_factor=0.5,
+        **config,
+    )
+
+
+def diffusion(prediction_type: str = "epsilon") -> Any:
+    """The scheduler of Stable Diffusion."""
+    from diffusers import DDPMScheduler
+
+    betas = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    return DDPMScheduler(prediction_type=prediction_type, clip_sample=False, **betas)
+
+
 def stable_diffusion(
     prediction_type: str = "epsilon",
     vae_blocks: int = 3,
@@ -34,34 +87,12 @@ def stable_diffusion(
     **unet: Any,
 ) -> Any:
     """A StableDiffusionPipeline of a few thousand parameters; `vae_blocks` 3 means four pixels per latent."""
-    from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel
+    from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 
     torch.manual_seed(0)
     words = tokenizer()
-    text = CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(words),
-            hidden_size=width,
-            intermediate_size=2 * width,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            max_position_embeddings=words.model_max_length,
-            bos_token_id=words.bos_token_id,
-            eos_token_id=words.eos_token_id,
-            pad_token_id=words.pad_token_id,
-        )
-    )
-    vae = AutoencoderKL(
-        block_out_channels=(8,) * vae_blocks,
-        down_block_types=("DownEncoderBlock2D",) * vae_blocks,
-        up_block_types=("UpDecoderBlock2D",) * vae_blocks,
-        layers_per_block=1,
-        latent_channels=latent_channels,
-        norm_num_groups=4,
-        sample_size=32,
-        scaling_factor=0.5,
-    )
+    text = clip_text(width)
+    vae = autoencoder(vae_blocks, latent_channels)
     network = UNet2DConditionModel(
         sample_size=sample_size,
         in_channels=in_channels or latent_channels,
@@ -75,23 +106,113 @@ def stable_diffusion(
         norm_num_groups=8,
         **unet,
     )
-    scheduler = DDPMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        prediction_type=prediction_type,
-        clip_sample=False,
-    )
     pipe = StableDiffusionPipeline(
         vae=vae,
         text_encoder=text,
         tokenizer=words,
         unet=network,
-        scheduler=scheduler,
+        scheduler=diffusion(prediction_type),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
     )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def stable_diffusion_xl(**unet: Any) -> Any:
+    """A StableDiffusionXLPipeline of a few thousand parameters."""
+    from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
+
+    torch.manual_seed(0)
+    sizes = {"addition_time_embed_dim": 8, "projection_class_embeddings_input_dim": 6 * 8 + 24}
+    network = UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(16, 32),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        layers_per_block=1,
+        cross_attention_dim=16 + 24,
+        attention_head_dim=2,
+        norm_num_groups=8,
+        addition_embed_type="text_time",
+        **{**sizes, **unet},
+    )
+    pipe = StableDiffusionXLPipeline(
+        vae=autoencoder(),
+        text_encoder=clip_text(16),
+        text_encoder_2=clip_text(24, projected=True),
+        tokenizer=tokenizer(),
+        tokenizer_2=tokenizer(),
+        unet=network,
+        scheduler=diffusion(),
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def stable_diffusion_3(t5: bool = True, **transformer: Any) -> Any:
+    """A StableDiffusion3Pipeline of a few thousand parameters."""
+    from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
+
+    torch.manual_seed(0)
+    shape = {
+        "sample_size": 8,
+        "patch_size": 2,
+        "in_channels": 4,
+        "num_layers": 2,
+        "attention_head_dim": 8,
+        "num_attention_heads": 2,
+        "joint_attention_dim": 48,
+        "caption_projection_dim": 16,
+        "pooled_projection_dim": 16 + 24,
+        "out_channels": 4,
+        "pos_embed_max_size": 16,
+        "qk_norm": "rms_norm",
+    }
+    network = SD3Transformer2DModel(**{**shape, **transformer})
+    torch.nn.init.normal_(network.proj_out.weight, std=0.2)
+    pipe = StableDiffusion3Pipeline(
+        vae=autoencoder(shift_factor=0.25),
+        text_encoder=clip_text(16, projected=True),
+        text_encoder_2=clip_text(24, projected=True),
+        text_encoder_3=t5_text(48) if t5 else None,
+        tokenizer=tokenizer(),
+        tokenizer_2=tokenizer(),
+        tokenizer_3=t5_tokenizer() if t5 else None,
+        transformer=network,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def flux(guidance: bool = True, **transformer: Any) -> Any:
+    """A FluxPipeline of a few thousand parameters."""
+    from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+
+    torch.manual_seed(0)
+    shape = {
+        "in_channels": 16,
+        "num_layers": 2,
+        "num_single_layers": 1,
+        "attention_head_dim": 16,
+        "num_attention_heads": 2,
+        "joint_attention_dim": 48,
+        "pooled_projection_dim": 16,
+        "guidance_embeds": guidance,
+        "axes_dims_rope": (4, 4, 8),
+    }
+    pipe = FluxPipeline(
+        vae=autoencoder(shift_factor=0.25),
+        text_encoder=clip_text(16),
+        text_encoder_2=t5_text(48),
+        tokenizer=tokenizer(),
+        tokenizer_2=t5_tokenizer(),
+        transformer=FluxTransformer2DModel(**{**shape, **transformer}),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+    )
+    pipe.default_sample_size = 8  # of the latents; Flux's own is 128
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

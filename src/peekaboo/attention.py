@@ -1,6 +1,6 @@
-r"""The denoiser's own cross-attention, as DAAM reads it (arXiv 2210.04885): where the pixels look at the prompt's words.
+r"""The denoiser's own attention, as DAAM reads it (arXiv 2210.04885): where the pixels look at the prompt's words.
 
-In every cross-attention layer a pixel spreads its attention over the tokens; the share of the prompt's own tokens (those between
+In every layer in which pixels look at tokens a pixel spreads its attention over the tokens; the share of the prompt's own tokens (those between
 start and end) is averaged over heads, noised versions and tokens, upsampled to the latents' grid and averaged over layers.
 """
 
@@ -15,21 +15,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from peekaboo.denoisers import Denoiser
-from peekaboo.denoisers.quiet import quiet
 from peekaboo.errors import ModelError
 
 
 def readable(denoiser: Denoiser) -> bool:
-    """Whether there is a diffusers UNet with attention to read."""
-    return getattr(denoiser, "pipe", None) is not None and hasattr(
-        getattr(denoiser, "unet", None), "set_attn_processor"
-    )
+    """Whether there is a network of diffusers with attention to read, and tokens that are known."""
+    return hasattr(denoiser, "own_tokens") and hasattr(getattr(denoiser, "network", None), "set_attn_processor")
 
 
 def words_of(denoiser: Denoiser, prompts: Sequence[str]) -> list[list[int]] | None:
     """The positions of each prompt's own words among its tokens; None where there is no attention to read."""
-    pipe: Any = getattr(denoiser, "pipe", None)
-    return [own_tokens(pipe, prompt) for prompt in prompts] if readable(denoiser) else None
+    return [denoiser.own_tokens(prompt) for prompt in prompts] if readable(denoiser) else None  # type: ignore[attr-defined]
 
 
 @torch.no_grad()
@@ -38,16 +34,16 @@ def heat(
 ) -> Tensor:
     """The attention that latents (1, C, h, w) pay to the words of N prompts: (N, h, w) float32 in [0, 1].
 
-    embeddings: (N, tokens, width). tokens: the positions of each prompt's own words (`own_tokens`). t: (D,); noise:
-    (D, C, h, w), the same for all prompts. Raises ModelError where the UNet has no such layer.
+    embeddings: (N, tokens, width). tokens: the positions of each prompt's own words (`words_of`). t: (D,); noise:
+    (D, C, h, w), the same for all prompts. Raises ModelError where the network has no such layer.
     """
     noisy = denoiser.add_noise(latents.expand_as(noise), noise, t)
     maps = []
     for own, embedding in zip(tokens, embeddings, strict=True):
-        with recording(denoiser.unet, own) as paid:  # type: ignore[attr-defined]
+        with recording(denoiser.network, own) as paid:  # type: ignore[attr-defined]
             denoiser.predict(noisy, t, embedding.expand(len(t), *embedding.shape))
         if not paid:
-            raise ModelError(f"The UNet of {denoiser.name!r} has no cross-attention with the prompt to read.")
+            raise ModelError(f"The network of {denoiser.name!r} has no attention to the prompt that can be read.")
         maps.append(gathered(paid, (latents.shape[-2], latents.shape[-1])))
     return torch.stack(maps)
 
@@ -67,52 +63,72 @@ class Recorder:
         hidden_states: Tensor,
         encoder_hidden_states: Any = None,
         attention_mask: Tensor | None = None,
+        image_rotary_emb: tuple[Tensor, Tensor] | None = None,
         temb: Tensor | None = None,
     ) -> Any:
         if encoder_hidden_states is not None and hidden_states.ndim == 3:
             texts = encoder_hidden_states[0] if isinstance(encoder_hidden_states, tuple) else encoder_hidden_states
-            self.paid.append(self.share(attn, hidden_states, texts))
-        return self.inner(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
+            if getattr(attn, "add_k_proj", None) is None:
+                scores = cross_scores(attn, hidden_states, texts)
+            else:
+                scores = joint_scores(attn, hidden_states, texts, image_rotary_emb)
+            self.paid.append(scores[..., self.tokens].float().mean(dim=(0, 1, 3)))
+        extra = {"temb": temb, "image_rotary_emb": image_rotary_emb}
+        given = {name: value for name, value in extra.items() if value is not None}
+        return self.inner(attn, hidden_states, encoder_hidden_states, attention_mask, **given)
 
-    def share(self, attn: Any, pixels: Tensor, texts: Tensor) -> Tensor:
-        """The attention of pixels (B, n, width) to the tokens of texts (B, tokens, width): (n,)."""
-        if attn.norm_cross:
-            texts = attn.norm_encoder_hidden_states(texts)
-        query, key = attn.head_to_batch_dim(attn.to_q(pixels)), attn.head_to_batch_dim(attn.to_k(texts))
-        scores: Tensor = attn.get_attention_scores(query, key)  # (B · heads, n, tokens)
-        return scores[:, :, self.tokens].float().mean(dim=(0, 2))
+
+def cross_scores(attn: Any, pixels: Tensor, texts: Tensor) -> Tensor:
+    """How the pixels (B, n, width) spread their attention over the tokens (B, tokens, width), in a UNet: (B, heads, n, tokens)."""
+    if attn.norm_cross:
+        texts = attn.norm_encoder_hidden_states(texts)
+    query, key = attn.head_to_batch_dim(attn.to_q(pixels)), attn.head_to_batch_dim(attn.to_k(texts))
+    scores: Tensor = attn.get_attention_scores(query, key)
+    heads: Tensor = scores.unflatten(0, (len(pixels), -1))
+    return heads
+
+
+def joint_scores(attn: Any, pixels: Tensor, texts: Tensor, rotary: tuple[Tensor, Tensor] | None) -> Tensor:
+    """The same in a transformer that attends over patches and tokens together: of the attention to all tokens, each one's share.
+    (What goes to other patches is left out, as in a UNet, where no pixel is among the tokens.)"""
+    from diffusers.models.embeddings import apply_rotary_emb
+
+    query = attn.to_q(pixels).unflatten(-1, (attn.heads, -1))  # (B, n, heads, width of one)
+    key = attn.add_k_proj(texts).unflatten(-1, (attn.heads, -1))
+    if attn.norm_q is not None:
+        query = attn.norm_q(query)
+    if attn.norm_added_k is not None:
+        key = attn.norm_added_k(key)
+    if rotary is not None:  # of the tokens, then of the patches
+        count = texts.shape[1]
+        query = apply_rotary_emb(query, tuple(part[count:] for part in rotary), sequence_dim=1)
+        key = apply_rotary_emb(key, tuple(part[:count] for part in rotary), sequence_dim=1)
+    products: Tensor = torch.einsum("bqhd,bkhd->bhqk", query, key) * query.shape[-1] ** -0.5
+    return products.float().softmax(dim=-1)
 
 
 @contextmanager
-def recording(unet: Any, tokens: list[int]) -> Iterator[list[Tensor]]:
-    """Meanwhile every cross-attention layer of the UNet notes what it pays to the tokens; the processors are put back
-    after."""
+def recording(network: Any, tokens: list[int]) -> Iterator[list[Tensor]]:
+    """Meanwhile every layer of a UNet or transformer notes what its pixels pay to the tokens; the processors are put back after."""
     paid: list[Tensor] = []
-    before = dict(unet.attn_processors)
+    before = dict(network.attn_processors)
     try:
-        unet.set_attn_processor({name: Recorder(inner, tokens, paid) for name, inner in before.items()})
+        network.set_attn_processor({name: Recorder(inner, tokens, paid) for name, inner in before.items()})
         yield paid
     finally:
-        unet.set_attn_processor(before)
-
-
-def own_tokens(pipe: Any, prompt: str) -> list[int]:
-    """The positions of the prompt's tokens in its embeddings: between start and end, and not cut off."""
-    tokenizer = pipe.tokenizer
-    with quiet():
-        text = pipe.maybe_convert_prompt(prompt, tokenizer)  # textual inversions of several tokens
-        batch = tokenizer(text, truncation=True, max_length=tokenizer.model_max_length, return_special_tokens_mask=True)
-    return [i for i, special in enumerate(batch["special_tokens_mask"]) if not special]
+        network.set_attn_processor(before)
 
 
 def grid(pixels: int, latents: tuple[int, int]) -> tuple[int, int]:
-    """The (h, w) of a layer with that many pixels: the latents' size, halved (and rounded up) as often as the UNet
+    """The (h, w) of a layer with that many pixels: the latents' size, halved (and rounded up) as often as the network
     did."""
     height, width = latents
     while height * width > pixels:
         height, width = -(-height // 2), -(-width // 2)
     if height * width != pixels:
-        raise ModelError(f"A layer of the UNet has {pixels} pixels, which is no halving of {latents[0]}×{latents[1]}.")
+        raise ModelError(
+            f"A layer of the network has {pixels} pixels, which is no halving of {latents[0]}×{latents[1]}."
+        )
     return height, width
 
 

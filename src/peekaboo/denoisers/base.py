@@ -29,7 +29,8 @@ class Denoiser(Protocol):
     alphas_cumprod: Tensor
 
     def encode_prompt(self, prompts: Sequence[str]) -> Tensor:
-        """Embeddings (N, tokens, width) of N prompts; "" is the unconditional one."""
+        """Embeddings (N, tokens, width) of N prompts; "" is the unconditional one. What else a family's network is told of a prompt rides along
+        as further rows (`latents.packed`)."""
         ...
 
     def clipped(self, prompt: str) -> str:
@@ -83,18 +84,38 @@ class RememberingDenoiser:
 
 def adapt(pipe: Any) -> Denoiser:
     """The denoiser of a loaded diffusers pipeline. Raises ModelError for a family that has no adapter."""
-    from peekaboo.denoisers.stable_diffusion import StableDiffusion
-
     # hasattr, not isinstance: from Python 3.12 on, that overlooks what a wrapper's __getattr__ hands on
     if all(hasattr(pipe, name) for name in MEMBERS):
         return pipe  # type: ignore[no-any-return]
-    missing = [part for part in StableDiffusion.PARTS if getattr(pipe, part, None) is None]
+    family = family_of(pipe)
+    missing = [part for part in family.PARTS if getattr(pipe, part, None) is None]
     if missing:
         raise ModelError(
             f"{type(pipe).__name__} has no {', '.join(missing)}; pass a loaded text-to-image pipeline of the "
-            "Stable Diffusion 1.x or 2.x family."
+            "Stable Diffusion or Flux families."
         )
-    return StableDiffusion(pipe)
+    return family(pipe)  # type: ignore[no-any-return]
+
+
+def family_of(pipe: Any) -> Any:
+    """The adapter of a pipeline, by its network. Raises ModelError for a transformer that has none."""
+    from peekaboo.denoisers.flux import Flux
+    from peekaboo.denoisers.stable_diffusion import StableDiffusion
+    from peekaboo.denoisers.stable_diffusion_3 import StableDiffusion3
+    from peekaboo.denoisers.stable_diffusion_xl import StableDiffusionXL
+
+    transformer = getattr(pipe, "transformer", None)
+    if transformer is not None:
+        kind = type(getattr(transformer, "_orig_mod", transformer)).__name__  # torch.compile wraps it
+        families = {"SD3Transformer2DModel": StableDiffusion3, "FluxTransformer2DModel": Flux}
+        if kind not in families:
+            raise ModelError(
+                f"A {kind} has no adapter; use a text-to-image model of the Stable Diffusion (1, 2, XL, 3) or Flux families."
+            )
+        return families[kind]
+    config = getattr(getattr(pipe, "unet", None), "config", None)
+    sized = getattr(config, "addition_embed_type", None) == "text_time"
+    return StableDiffusionXL if sized else StableDiffusion
 
 
 def epsilon_from(output: Tensor, noisy: Tensor, alpha_bar: Tensor, prediction_type: str) -> Tensor:

@@ -86,6 +86,16 @@ def bundled_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if device.type == "cpu" and multiplies_bfloat16(device) else torch.float32
 
 
+def overflows(name: str | Path) -> bool:
+    """Whether a model's networks overflow in float16, as Flux's do: by its model_index.json, in a folder or on the Hub. False where there
+    is none."""
+    from diffusers import DiffusionPipeline
+
+    with quiet(), suppress(Exception):  # loading tells what is wrong with the model
+        return "Flux" in str(DiffusionPipeline.load_config(str(Path(name).expanduser()))["_class_name"])
+    return False
+
+
 def load_pipeline(
     name: str | Path = BUNDLED, device: str | torch.device | None = None, dtype: str | torch.dtype | None = None
 ) -> Any:
@@ -98,6 +108,8 @@ def load_pipeline(
     bundled = str(name) == BUNDLED
     own = bundled and dtype in (None, "auto")
     chosen_dtype = bundled_dtype(chosen_device) if own else pick_dtype(dtype, chosen_device)
+    if chosen_dtype == torch.float16 and dtype in (None, "auto") and overflows(name):
+        chosen_dtype = torch.bfloat16
     try:
         path = bundled_folder() if bundled else Path(name).expanduser()
         is_folder, is_file = path.is_dir(), path.is_file()
@@ -124,10 +136,12 @@ def _from_folder(path: Path, dtype: torch.dtype) -> Any:
     from diffusers import DiffusionPipeline
 
     check_folder(path)
-    options = {"local_files_only": True, **({"variant": FP16} if _is_fp16(path) else {})}
+    options: dict[str, Any] = {"safety_checker": None, **dict.fromkeys(_left_out(path))}
+    if _is_fp16(path):
+        options["variant"] = FP16
     try:
         return DiffusionPipeline.from_pretrained(
-            path, torch_dtype=dtype, use_safetensors=True, safety_checker=None, **options
+            path, torch_dtype=dtype, use_safetensors=True, local_files_only=True, **options
         )
     except Exception as error:  # diffusers raises many kinds for a broken folder
         for pickled in sorted(p for p in path.rglob("*") if p.suffix in PICKLES):
@@ -173,15 +187,38 @@ def _missing_parts(path: Path) -> list[str]:
     return missing
 
 
+def file_family(path: Path) -> str:
+    """The diffusers pipeline of one .safetensors checkpoint, by the names of its weights. Raises safetensors' error for what is none."""
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as weights:
+        names = list(weights.keys())
+    marks = {
+        "conditioner.embedders.": "StableDiffusionXLPipeline",
+        "joint_blocks.": "StableDiffusion3Pipeline",
+        "double_blocks.": "FluxPipeline",
+    }
+    found = (family for mark, family in marks.items() if any(mark in name for name in names))
+    return next(found, "StableDiffusionPipeline")
+
+
+def _left_out(path: Path) -> list[str]:
+    """The parts that a model was saved without, such as Stable Diffusion 3's T5: diffusers must be told that there are none."""
+    index = json.loads((path / "model_index.json").read_text())
+    return [name for name, value in index.items() if value == [None, None]]
+
+
 def _from_file(path: Path, dtype: torch.dtype) -> Any:
-    from diffusers import StableDiffusionPipeline
+    import diffusers
 
     if path.suffix.lower() in PICKLES:
         raise ModelError(_pickle_reason(path))
     if path.suffix.lower() != ".safetensors":
         raise ModelError(f"{path} is no model: expected a .safetensors file or a diffusers folder.")
     try:
-        return StableDiffusionPipeline.from_single_file(path, torch_dtype=dtype, safety_checker=None)
+        family = file_family(path)
+        options = {"safety_checker": None} if family == "StableDiffusionPipeline" else {}
+        return getattr(diffusers, family).from_single_file(path, torch_dtype=dtype, **options)
     except Exception as error:
         raise ModelError(
             f"{path} cannot be loaded ({first_line(error)}). A single file needs its model's configuration from the "

@@ -21,24 +21,23 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from peekaboo.attention import heat, own_tokens, readable
+from peekaboo.attention import heat, words_of
 from peekaboo.denoisers import Denoiser
 from peekaboo.errors import ModelError, SettingsError
 from peekaboo.evaluation.baselines._shared import Baseline, around, latents_of, load_denoiser, otsu
 
 
 class CrossAttention(Baseline):
-    """What the pixels pay to the prompt's words, cut in two. Works on every adapter that has a diffusers pipeline and
-    UNet."""
+    """What the pixels pay to the prompt's words, cut in two. Works on every adapter of a diffusers
+    pipeline."""
 
     def __init__(self, denoiser: Denoiser, steps: int, band: tuple[float, float], threshold: Any, seed: int) -> None:
         self.denoiser, self.model = denoiser, denoiser.name
-        if not readable(denoiser):
+        if words_of(denoiser, []) is None:
             raise ModelError(
-                f"The model {denoiser.name!r} has no UNet whose attention could be read; "
-                "use one of the Stable Diffusion family."
+                f"The model {denoiser.name!r} has no attention that could be read; "
+                "use one of the Stable Diffusion or Flux families."
             )
-        self.pipe: Any = denoiser.pipe  # type: ignore[attr-defined]
         self.steps, self.band, self.threshold, self.seed = steps, band, threshold, seed
 
     def heat(self, rgb: NDArray[np.uint8], prompts: list[str]) -> Tensor:
@@ -49,7 +48,7 @@ class CrossAttention(Baseline):
         noise = torch.randn(self.steps, *latents.shape[1:], generator=generator).to(latents.device)
         t = (torch.linspace(*self.band, self.steps) * denoiser.timesteps).round().long()
         t = t.clamp(0, denoiser.timesteps - 1).to(latents.device)
-        tokens = [own_tokens(self.pipe, prompt) for prompt in prompts]
+        tokens = words_of(denoiser, prompts) or []
         return heat(denoiser, latents, denoiser.encode_prompt(prompts), tokens, t, noise)
 
     def alpha(self, rgb: NDArray[np.uint8], prompts: list[str]) -> Tensor:
