@@ -61,6 +61,22 @@ def test_held_out_scenes_are_segmented(model, scenes):
     assert np.mean(scores) > FLOOR
 
 
+def test_cut_outs_have_no_haze_and_the_same_masks(model, scenes):
+    """Away from the thing that was found, alpha is 0, not a tenth; where it ends is not changed by that."""
+    image, prompt, _, _ = scenes[0]
+    ours, raw = (model.segment(image, prompt, levels=levels) for levels in (0.25, 0.0))
+    assert np.array_equal(ours.mask, raw.mask)
+    outside = ~dilated(ours.mask[0])
+    assert ours.alpha[0][outside].mean() < 0.01 < raw.alpha[0][outside].mean()
+    assert (ours.alpha[0] > 0.99).sum() > 0.5 * ours.mask.sum()
+
+
+def dilated(mask: np.ndarray) -> np.ndarray:
+    import cv2
+
+    return cv2.dilate(mask.astype(np.uint8), np.ones((9, 9), np.uint8)) > 0
+
+
 def test_the_prompt_decides_which_of_two_things(model, scenes):
     """Both objects of a scene in one run, both said to be there: each mask covers its own object more than the other's does."""
     right = []

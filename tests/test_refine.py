@@ -5,10 +5,13 @@ import tracemalloc
 import numpy as np
 import torch
 import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from kornia.filters import guided_blur
 
 from peekaboo.evaluation.metrics import boundary_f, mse
-from peekaboo.refine import FIRMNESS, GuidedFilter, resize, settled, sharpened, strip, upsample
+from peekaboo.refine import FIRMNESS, GuidedFilter, clean, resize, settled, sharpened, strip, upsample
 
 
 def test_the_guided_filter_is_kornias():
@@ -90,3 +93,22 @@ def test_alphas_that_share_the_pixels_still_share_them():
     assert upsample(grid[:3], rgb, cell=4.0).sum(axis=0).max() <= 1 + 1e-5
     twice = upsample(torch.ones(2, 24, 24), rgb, cell=4.0)
     np.testing.assert_allclose(twice, 1, atol=1e-3)  # those that do not compete are left alone
+
+
+@given(arrays(np.float32, (3, 4, 5), elements=st.floats(0, 1, width=32)), st.floats(0, 0.49))
+def test_levels_leave_the_mask_and_what_adds_up_to_one(alpha, levels):
+    alpha = alpha / np.maximum(alpha.sum(axis=0), 1)
+    cleaned = clean(alpha.copy(), levels)
+    assert cleaned.dtype == np.float32
+    assert 0 <= cleaned.min() <= cleaned.max() <= 1
+    assert (cleaned[alpha <= levels] == 0).all()
+    assert (cleaned[alpha > 1 - levels + 1e-6] > 1 - 1e-5).all()
+    assert cleaned.sum(axis=0).max() <= 1 + 1e-5
+    apart = np.abs(alpha - 0.5) > 1e-6
+    assert np.array_equal((cleaned > 0.5)[apart], (alpha > 0.5)[apart])
+    assert np.all(np.diff(cleaned.ravel()[np.argsort(alpha, axis=None)]) >= 0)  # nothing changes places
+
+
+def test_no_levels_leave_alpha_alone():
+    alpha = np.random.default_rng(0).random((2, 5, 7), np.float32)
+    assert np.array_equal(clean(alpha.copy(), 0.0), alpha)

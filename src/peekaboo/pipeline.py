@@ -25,7 +25,7 @@ from peekaboo.guides import GuideLike, misfits, read_guide
 from peekaboo.images import MIN_SIDE, ImageLike, Picture, model_size, read_image, to_model
 from peekaboo.optimize import Step
 from peekaboo.presence import presence
-from peekaboo.refine import upsample
+from peekaboo.refine import clean, upsample
 from peekaboo.result import Generation, Segmentation
 from peekaboo.rgba import to_image
 from peekaboo.scene import ALPHA_PER_LATENT, Scene, alpha_grid, to_grid
@@ -293,7 +293,7 @@ class Run:
             score = presence(self.scene, alpha, self.settings).cpu()
         alpha = alpha.cpu() * (score >= self.settings.presence).view(-1, 1, 1)
         with self._timed("upsampling"):
-            full = upsample(alpha, self.picture.rgb, cell=ALPHA_PER_LATENT)
+            full = clean(upsample(alpha, self.picture.rgb, cell=ALPHA_PER_LATENT), self.settings.levels)
         return Segmentation(full, score.numpy(), self.prompts, self.settings, self.picture, self._record())
 
     def alphas(self) -> Tensor:

@@ -1,6 +1,6 @@
 """From the α grid to the picture's own size, with edges that follow the picture.
 
-Three steps, all on small grids but the last: what alpha is unsure of is decided by the picture's colours (`settled`); the grid is
+Three steps, all on small grids but the last (and `clean`): what alpha is unsure of is decided by the picture's colours (`settled`); the grid is
 sharpened until what it is upsampled to, reduced again, is the grid (`sharpened`); and the guided filter's coefficients are
 upsampled and applied to the picture, strip by strip (`upsample`). `make bench-edges` measures each.
 """
@@ -106,6 +106,18 @@ def upsample(alpha: Tensor, rgb: NDArray[np.uint8], cell: float, eps: float = 1e
         if shared and len(alpha) > 1:
             part /= np.maximum(part.sum(axis=0), 1)
     return result
+
+
+def clean(alpha: NDArray[np.float32], levels: float) -> NDArray[np.float32]:
+    """Alphas, in [0, 1], in place: those up to `levels` become 0, those from 1 − `levels` on become 1, what is between is stretched, and ½
+    stays ½. Alphas of one pixel that add up to no more than one still do not. What the optimisation leaves behind a thing is no opacity of it:
+    on the grid it may be a tenth everywhere."""
+    if levels:
+        for one in alpha:  # so that large pictures take no more memory
+            one -= np.float32(levels)
+            one /= np.float32(1 - 2 * levels)
+            np.clip(one, 0, 1, out=one)
+    return alpha
 
 
 def settled(alpha: Tensor, guide: Tensor, radius: int, eps: float) -> Tensor:

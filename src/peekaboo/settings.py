@@ -89,6 +89,8 @@ class Settings(Checked):
     kernel_size, blur_iterations, sigma_space, sigma_guide: the bilateral blur's.
     threshold: the mask is alpha above it. compete: several prompts share the pixels (softmax with a "none of them" class).
     grabcut: True lets the picture's own colours say how far the things extend that alpha has found (`peekaboo.grabcut`).
+    levels: how the finished alpha is cleaned: up to this it becomes 0, from one minus this on 1, and what is between is stretched, ½ staying ½,
+    so that a cut-out has no haze around it; 0 leaves it as it was optimised.
     presence: what scores less is not there: its mask is empty, its alpha 0. 0 finds everything. See `peekaboo.presence`.
     places: True reads "the left …", "the second … from the right" off a prompt, asks the model for the rest of it, and keeps the thing
     that stands there (`peekaboo.places`); False leaves such words to the model.
@@ -123,6 +125,7 @@ class Settings(Checked):
     compete: bool = True
     places: bool = True
     grabcut: bool = True
+    levels: float = 0.25
     presence: float = 0.3
     seed: int = 0
 
@@ -138,6 +141,7 @@ class Settings(Checked):
         self._check("sigma_guide", self.sigma_guide > 0, "above 0")
         self._check("threshold", 0 < self.threshold < 1, "between 0 and 1")
         self._check("complement", self.complement >= 0, "0 or more")
+        self._check("levels", 0 <= self.levels < 0.5, "at least 0 and below 0.5")
         self._check("presence", 0 <= self.presence < 1, "at least 0 and below 1")
 
 
@@ -160,6 +164,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "learning_rate": 1e-5,
         "places": False,
         "grabcut": False,
+        "levels": 0.0,
         "presence": 0.0,
     },
 }
