@@ -1,7 +1,10 @@
 """The adapter against diffusers itself, and every way a model can be wrong."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -11,6 +14,8 @@ import tiny
 from peekaboo import Peekaboo
 from peekaboo.denoisers import adapt, load_pipeline
 from peekaboo.denoisers.base import Denoiser, epsilon_from
+from peekaboo.denoisers.load import pick_device
+from peekaboo.denoisers.steady import steady
 from peekaboo.errors import ModelError
 
 
@@ -154,6 +159,29 @@ def test_half_precision_loads_and_segments(folder):
     result = model.segment(image, "a", steps=2, warm_start=2)
     assert result.alpha.shape == (1, 40, 56)
     assert np.isfinite(result.alpha).all()
+
+
+FIRST_CALL = """
+import sys, torch
+from peekaboo.denoisers.steady import steady
+steady()
+x = torch.rand(8192, generator=torch.Generator().manual_seed(0)) + 0.1
+sys.exit(not torch.equal(torch.exp(x), torch.exp(x)))
+"""
+
+
+def test_the_first_call_of_a_process_gives_the_same_numbers_as_the_next():
+    """Without `steady`, one process in ten to one in two is wrong in its first call (two threads, two cores)."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+    for _ in range(5):
+        assert subprocess.run([sys.executable, "-c", FIRST_CALL], env=environment).returncode == 0
+
+
+def test_kernels_are_chosen_before_anything_is_computed(pipe):
+    for begin in (lambda: adapt(pipe), lambda: pick_device("cpu")):
+        steady.cache_clear()
+        begin()
+        assert steady.cache_info().currsize == 1
 
 
 def refuse(name, says, **options):

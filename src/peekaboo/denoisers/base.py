@@ -9,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from peekaboo.denoisers.steady import steady
 from peekaboo.errors import ModelError
 
 
@@ -84,6 +85,7 @@ class RememberingDenoiser:
 
 def adapt(pipe: Any) -> Denoiser:
     """The denoiser of a loaded diffusers pipeline. Raises ModelError for a family that has no adapter."""
+    steady()
     # hasattr, not isinstance: from Python 3.12 on, that overlooks what a wrapper's __getattr__ hands on
     if all(hasattr(pipe, name) for name in MEMBERS):
         return pipe  # type: ignore[no-any-return]

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from peekaboo.denoisers.quiet import quiet
+from peekaboo.denoisers.steady import steady
 from peekaboo.errors import ModelError, first_line
 from peekaboo.files import sha256
 
@@ -46,6 +47,7 @@ def verify(folder: Path) -> int:
 
 def pick_device(device: str | torch.device | None) -> torch.device:
     """The named device, or the best one there is. Raises ModelError if it is unknown or absent."""
+    steady()
     if device in (None, "auto"):
         if torch.cuda.is_available():
             return torch.device("cuda")
