@@ -4,10 +4,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test check lint types bench-quality bench-paper bench-samples bench-generate bench-photographs bench-speed bench-answers bench-levers bench-edges bench-growth bench-sd bench-ablations clean
+.PHONY: demo ui test check lint types bench-quality bench-paper bench-samples bench-generate bench-photographs bench-speed bench-answers bench-levers bench-edges bench-growth bench-sd bench-ablations clean
 
 demo: $(VENV)/.package
 	$(BIN)/python examples/demo.py
+
+ui: $(VENV)/.ui
+	$(BIN)/peekaboo ui
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest
@@ -67,6 +70,10 @@ $(VENV)/.package: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.dev: $(VENV)/.package
 	$(PIP) --editable '.[dev]'
+	touch $@
+
+$(VENV)/.ui: $(VENV)/.package
+	$(PIP) --editable '.[ui]'
 	touch $@
 
 $(VENV)/.training: $(VENV)/.package

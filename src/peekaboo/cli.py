@@ -12,6 +12,7 @@ from peekaboo import __version__
 from peekaboo.cli_batch import segment_on
 from peekaboo.cli_evaluate import evaluate
 from peekaboo.cli_generate import generate
+from peekaboo.cli_ui import ui
 from peekaboo.console import ADDRESS, DONE, ENGINE, SOME_FAILED, WORKERS, WRONG_USAGE, Dtype, Engine, Report
 from peekaboo.errors import PeekabooError
 
@@ -185,6 +186,7 @@ def doctor(
 
 app.command()(generate)
 app.command()(evaluate)
+app.command()(ui)
 
 
 def main() -> None:

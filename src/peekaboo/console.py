@@ -132,11 +132,10 @@ class Report:
         if stopped:
             steps = f"{record['steps_done']} of {record['steps_asked']} iterations"
             self.error(f"stopped after {steps}; the masks so far are kept in {folder}")
+        from peekaboo.jobs import finding
+
         for row in record["results"]:
-            if row["found"]:
-                self.say(f"{row['prompt']}: {100 * row['area']:.1f} % of the picture, score {row['score']:.2f}")
-            else:
-                self.say(f"not found: {row['prompt']} (score {row['score']:.2f})")
+            self.say(finding(row))
         for name, row in record.get("profile", {}).items():
             self.say(f"  {row['seconds']:8.3f} s  {name} ({row['calls']:.0f} calls)")
         self.say(f"{folder}: {record['seconds']:.1f} s on {record['device']}")

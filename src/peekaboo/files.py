@@ -10,6 +10,7 @@ import os
 import re
 import unicodedata
 import uuid
+import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -88,6 +89,15 @@ def image_bytes(image: Image.Image, suffix: str, **options: Any) -> bytes:
     """An image encoded in the format of a suffix such as ".png"."""
     buffer = io.BytesIO()
     image.save(buffer, Image.registered_extensions()[suffix], **options)
+    return buffer.getvalue()
+
+
+def zip_bytes(files: Mapping[str, FileData]) -> bytes:
+    """An archive of files by name, uncompressed, since pictures are."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, data in files.items():
+            archive.writestr(name, data() if callable(data) else data)
     return buffer.getvalue()
 
 

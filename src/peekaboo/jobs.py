@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from peekaboo.errors import ImageError, OutputError, PeekabooError, SettingsError
-from peekaboo.files import FileData, check_writable, distinct, image_bytes, write_all
+from peekaboo.files import FileData, check_writable, distinct, image_bytes, slug, write_all, zip_bytes
 from peekaboo.generate import Draft
 from peekaboo.guides import read_guide
 from peekaboo.images import SUFFIXES
@@ -26,7 +26,7 @@ from peekaboo.result import Segmentation, check_transparent
 from peekaboo.rgba import checkerboard, on, to_image
 from peekaboo.settings import GenerateSettings, Settings, generate_preset, preset
 
-__all__ = ["check_prompts", "check_writable"]  # for the doors, which import nothing else of the core
+__all__ = ["check_prompts", "check_writable", "slug"]  # for the doors, which import nothing else of the core
 
 
 @dataclass(frozen=True)
@@ -166,6 +166,18 @@ def encode(image: Path, result: Segmentation, frames: Frames | None) -> tuple[di
     result.record.update(image=str(image), path=os.path.abspath(image))
     movie = frames.movie() if frames is not None else None
     return result.files({"timelapse.webp": movie} if movie else None)
+
+
+def write_zip(path: Path, folder: str, files: Mapping[str, FileData]) -> None:
+    """Write one picture's results as one file, in a folder inside it. Raises OutputError."""
+    write_all({path: lambda: zip_bytes({f"{folder}/{name}": data for name, data in files.items()})})
+
+
+def finding(row: Mapping[str, Any]) -> str:
+    """One line on a prompt, of a run record's `results`: found or not, how large."""
+    if row["found"]:
+        return f"{row['prompt']}: {100 * row['area']:.1f} % of the picture, score {row['score']:.2f}"
+    return f"not found: {row['prompt']} (score {row['score']:.2f})"
 
 
 def explain(image: Path, error: BaseException) -> str:
