@@ -141,10 +141,9 @@ def test_every_family_loads_from_a_folder(pipe, tmp_path):
     assert overflows(tmp_path / "model") == ("Flux" in type(pipe).__name__)
 
 
-def test_the_pooled_prompt_counts(pipe):
-    denoiser = adapt(pipe)
-    if not hasattr(denoiser, "pooled_width"):
-        pytest.skip("no pooled prompt of its own")
+@pytest.mark.parametrize("make", [tiny.stable_diffusion_xl, tiny.stable_diffusion_3, tiny.flux])
+def test_the_pooled_prompt_counts(make):
+    denoiser = adapt(make())
     noisy, t = torch.randn(1, 4, 8, 8), torch.tensor([300])
     embeddings, pooled = unpacked(denoiser.encode_prompt(["x y"]), denoiser.pooled_width)
     plain, other = (denoiser.predict(noisy, t, packed(embeddings, p)) for p in (pooled, pooled + 1))

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from peekaboo.errors import OutputError
+from peekaboo.errors import OutputError, PromptError
 from peekaboo.files import check_writable, distinct, slug, write_all
 from peekaboo.images import Picture
 from peekaboo.result import Segmentation, run_lengths
@@ -41,6 +41,14 @@ def test_cutout_is_the_picture_with_straight_alpha(result):
     np.testing.assert_array_equal(np.asarray(cutout)[..., :3], result.picture.rgb)
     opaque = np.asarray(result.cutout(1))
     np.testing.assert_array_equal(opaque[20:, :, :3], result.picture.rgb[20:])
+
+
+def test_a_cutout_is_asked_for_by_number_or_by_prompt(result):
+    assert np.array_equal(result.cutout("a Sheep!"), result.cutout(1))
+    assert np.array_equal(result.cutout(-2), result.cutout(np.int64(1)))
+    for wrong in ("a cow", 3, -4):
+        with pytest.raises(PromptError, match=r"there are 0 \('a sheep'\), 1"):
+            result.cutout(wrong)
 
 
 def test_cutout_keeps_what_was_transparent_transparent(result):

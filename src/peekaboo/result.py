@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from peekaboo.errors import OutputError
+from peekaboo.errors import OutputError, PromptError
 from peekaboo.files import FileData, distinct, image_bytes, json_bytes, slug, write_all
 from peekaboo.foreground import foreground
 from peekaboo.images import Picture
@@ -59,13 +59,14 @@ class Segmentation:
         found: NDArray[np.bool_] = self.mask.any(axis=(1, 2))  # type: ignore[assignment]
         return found
 
-    def cutout(self, index: int = 0, decontaminate: bool = True) -> Image.Image:
+    def cutout(self, which: int | str = 0, decontaminate: bool = True) -> Image.Image:
         """The thing alone, RGBA with straight alpha, at the picture's own size; what was transparent stays so.
 
+        which: the prompt, or its number, from 0. Raises PromptError where there is none such.
         decontaminate: True (the default) takes the old background's colours out of what is half transparent, so that there is no
         halo on another (`foreground.foreground`); False keeps the picture's colours everywhere.
         """
-        alpha = self.alpha[index]
+        alpha = self.alpha[self._index(which)]
         if self.picture.opacity is not None:
             alpha = alpha * (self.picture.opacity.astype(np.float32) / 255)
         opacity = _eight_bits(alpha)
@@ -138,6 +139,16 @@ class Segmentation:
             )
         record = {**self.record, "results": results, "settings": self.settings.as_dict()}
         return {**files, "run.json": json_bytes(record)}, record
+
+    def _index(self, which: int | str) -> int:
+        """The number of a prompt that is given by its number or itself."""
+        if isinstance(which, str):
+            if which in self.prompts:
+                return self.prompts.index(which)
+        elif -len(self.prompts) <= which < len(self.prompts):
+            return which
+        asked = ", ".join(f"{i} ({prompt!r})" for i, prompt in enumerate(self.prompts))
+        raise PromptError(f"There is no prompt {which!r} in this result; there are {asked}.")
 
     def _mask(self, index: int) -> NDArray[np.bool_]:
         """One prompt's mask (H, W): `mask` holds all of them, which large pictures should not need at once."""
