@@ -3,7 +3,7 @@
     python benchmarks/edges.py [--samples 24] [--side 256 768] [--no-model]
 
 Three questions: how well an exact alpha, averaged down to the α grid, comes back to the picture's size (upsampling alone); how
-well the model's own alpha does, where it found the right thing (IoU of bilinear upsampling ≥ .6); and how far a cut-out with the
+well the model's own alpha does, where it found the right thing (IoU of bilinear upsampling ≥ .4); and how far a cut-out with the
 exact alpha is from the true thing on other backgrounds, with and without decontamination. Rows of pymatting are added where that
 library is installed; the package does not need it.
 """
@@ -33,7 +33,7 @@ from peekaboo.scene import ALPHA_PER_LATENT
 
 TABLE = Path(__file__).parent / "edges.md"
 GRID = 64
-GOOD = 0.6
+GOOD = 0.4
 Upsampler = Callable[[torch.Tensor, np.ndarray], np.ndarray]
 """An alpha (1, h, w) and a picture (H, W, 3) uint8 to an alpha (H, W)."""
 

@@ -4,7 +4,7 @@
 
 Recognised: the bundled dual encoder finds the right name first among all names, on the picture blended with black, white,
 grey and checks (mean over the four). Clean alpha: the share of pixels with alpha < .05 or > .95. Beside the ways of
-`peekaboo generate`: a plain sample that is then segmented with its own prompt, and a plain sample keyed by the colour of its border.
+`peekaboo generate`: a plain sample keyed by the colour of its border.
 """
 
 from __future__ import annotations
@@ -43,10 +43,6 @@ def plain_sample(model: Peekaboo, prompt: str, seed: int) -> Image.Image:
     return pipe(prompt, num_inference_steps=30, guidance_scale=5.0, generator=generator).images[0]
 
 
-def segmented(model: Peekaboo, prompt: str, seed: int) -> Image.Image:
-    return model.segment(plain_sample(model, prompt, seed), prompt, presence=0.0).cutout()
-
-
 def keyed(model: Peekaboo, prompt: str, seed: int) -> Image.Image:
     rgb = np.asarray(plain_sample(model, prompt, seed), np.float32) / 255
     border = np.concatenate([rgb[0], rgb[-1], rgb[:, 0], rgb[:, -1]])
@@ -61,7 +57,7 @@ def made(**settings: object) -> Method:
 
 METHODS: dict[str, Method] = {
     "default": made(),
-    "sample, then segment": segmented,
+    "consensus": made(start="consensus", start_steps=20),
     "sample, then key its border's colour": keyed,
     "paper": made(preset="paper"),
     "default + 30 steps of SDS": made(steps=30, guidance_scale=15.0, learning_rate=0.05),

@@ -39,12 +39,12 @@ def blend(foregrounds: list[nn.Module], backgrounds: list[nn.Module]) -> Tensor:
 
 
 def begin(denoiser: Denoiser, prompt: str, settings: GenerateSettings, generator: torch.Generator) -> nn.Module:
-    """A foreground's canvas, four logits a pixel: from a sample of its own, as `peekaboo generate` makes it, or from nothing."""
+    """A foreground's canvas, four logits a pixel: from a sample of its own on several backgrounds, or from nothing."""
     size = (round(denoiser.native_area**0.5),) * 2
     start = None
-    if settings.start == "consensus":
+    if settings.start != "noise":
         embeddings = denoiser.encode_prompt([prompt, ""])
-        *_, (colour, alpha) = pictures(denoiser, embeddings, size, settings.with_changes(steps=0))
+        *_, (colour, alpha) = pictures(denoiser, embeddings, size, settings.with_changes(start="consensus", steps=0))
         start = torch.cat([colour, alpha[None]])
     return make_canvas(size, settings, start, generator, denoiser.device)
 

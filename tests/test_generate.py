@@ -14,6 +14,7 @@ import tiny
 from peekaboo import GenerateSettings, Peekaboo, consensus, generate, rgba
 from peekaboo.cli import app
 from peekaboo.errors import NumericalError, OutputError, PromptError, SettingsError
+from peekaboo.evaluation import iou
 from peekaboo.settings import generate_preset
 from toys import Toy
 
@@ -153,13 +154,48 @@ def test_any_size_and_aspect(model):
         made = model.generate("a red", height=height, width=width, start_steps=3)
         assert made.image.mode == "RGBA"
         assert made.image.size == expected[::-1]
-        assert made.steps == 3
+        assert made.steps == 4  # the last is the cut
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_does_not(model):
     one, two, other = (model.generate("a red", start_steps=4, steps=2, seed=s).image.tobytes() for s in (1, 1, 2))
     assert one == two
     assert one != other
+
+
+@pytest.mark.parametrize("start", ["sample", "consensus"])
+def test_a_sample_of_the_disc_is_the_disc(start):
+    """Both ways of sampling: red inside, and, of the way that cuts, nothing outside."""
+    made = Peekaboo(Disc()).generate("a red", start=start, start_guidance=1.0, seed=1)
+    pixels = np.asarray(made.image).astype(int)
+    truth = Disc().inside((8, 8)).repeat_interleave(4, 0).repeat_interleave(4, 1).numpy()
+    inside = pixels[truth]
+    assert (inside[:, 0] - inside[:, 1]).mean() > 100
+    assert iou(pixels[..., 3] > 127, truth) > 0.8
+
+
+def test_a_plain_sample_is_what_diffusers_own_loop_makes():
+    """DDPM on the denoiser's schedule is diffusers' own on the same betas: here, of a random Stable Diffusion."""
+    from peekaboo import sampling
+    from peekaboo.denoisers import adapt
+
+    pipe = tiny.stable_diffusion()
+    denoiser = adapt(pipe)
+    told = denoiser.encode_prompt(["a b", ""])
+    *_, ours = sampling.sample(denoiser, told[:1], told[1:], (32, 48), 7, 3.0, torch.Generator().manual_seed(4))
+    pipe.scheduler = pipe.scheduler.from_config(pipe.scheduler.config, timestep_spacing="trailing")
+    generator = torch.Generator().manual_seed(4)
+    options = {"height": 32, "width": 48, "num_inference_steps": 7, "guidance_scale": 3.0, "output_type": "pt"}
+    noise = torch.randn(1, 1, 4, 8, 12, generator=generator)[0]
+    theirs = pipe("a b", latents=noise, generator=generator, **options)
+    torch.testing.assert_close(ours, theirs.images[0], atol=2e-3, rtol=1e-3)
+
+
+def test_where_nothing_is_found_nothing_is_cut_out(model, monkeypatch):
+    monkeypatch.setattr("peekaboo.pipeline.Run.alphas", lambda run: torch.zeros(1, *run.grid))
+    made = model.generate("a red", start_steps=3)
+    assert made.image.getextrema()[3] == (255, 255)
+    assert "could not be told from the rest" in made.record["notes"][0]
 
 
 def test_a_negative_prompt_has_a_say():
@@ -172,11 +208,11 @@ def test_a_negative_prompt_has_a_say():
 def test_steps_are_seen_and_a_run_can_be_left(model):
     seen = []
     model.generate("a red", start_steps=3, steps=2, on_step=seen.append)
-    assert [(d.index, d.total) for d in seen] == [(n, 5) for n in range(1, 6)]
+    assert [(d.index, d.total) for d in seen] == [(n, 6) for n in range(1, 7)]
     making = model.start_generation("a red", start_steps=3)
     next(iter(making))
     record = making.result().record
-    assert (record["steps_done"], record["steps_asked"], record["interrupted"]) == (1, 3, True)
+    assert (record["steps_done"], record["steps_asked"], record["interrupted"]) == (1, 4, True)
     assert model.start_generation("a red").result().image.getextrema()[3] == (0, 0)
 
 
@@ -207,7 +243,7 @@ def test_bad_input_is_refused(model, tmp_path):
 def test_not_a_number_stops_with_the_step_named():
     toy = Disc()
     toy.predict = lambda noisy, t, e: torch.full_like(noisy, float("nan"))
-    with pytest.raises(NumericalError, match="step 1 of 3"):
+    with pytest.raises(NumericalError, match="step 1 of 4"):
         Peekaboo(toy).generate("a red", start_steps=3)
 
 
@@ -235,7 +271,7 @@ def test_the_command_writes_a_picture_its_record_and_an_animation(folder, tmp_pa
     assert record == json.loads(done.stdout)
     assert record["prompt"] == "a red apple"
     assert record["settings"]["start_steps"] == 3
-    assert Image.open(movie).n_frames == 4
+    assert Image.open(movie).n_frames == 5  # three steps, the cut, one step of descent
     assert sorted(p.name for p in out.parent.iterdir()) == ["apple.png", "apple.webp"]
 
 

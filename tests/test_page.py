@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 import socket
 import subprocess
@@ -17,7 +18,7 @@ from PIL import Image
 import tiny
 from peekaboo import Peekaboo
 from peekaboo.errors import EngineError
-from peekaboo.page import lines, serving
+from peekaboo.page import Page, lines, serving
 
 gradio_client = pytest.importorskip("gradio_client")
 
@@ -76,7 +77,7 @@ def test_what_is_found_can_be_looked_at_and_downloaded(client, model, picture):
 
 
 def test_what_is_not_there_is_told(client, picture):
-    _, cutouts, said, _ = find(client, picture, presence=0.999).result(timeout=60)
+    _, cutouts, said, _ = find(client, picture, presence=0.95).result(timeout=60)
     assert cutouts == []
     assert "not found: a dog (score " in said
 
@@ -162,8 +163,18 @@ def test_the_pages_files_are_gone_when_it_ends(model, picture, tmp_path, monkeyp
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with serving(model, "127.0.0.1", None) as url:
         find(gradio_client.Client(url, verbose=False), picture).result(timeout=60)
-        assert list(tmp_path.glob("peekaboo-ui-*/*/meadow.zip"))
-    assert not list(tmp_path.glob("peekaboo-ui-*"))
+        (folder,) = tmp_path.glob("peekaboo-ui-*")
+        assert list(folder.glob("result-*/meadow.zip"))
+        assert list(folder.rglob("meadow.png"))  # the upload is there, too
+    assert not folder.exists()
+
+
+def test_results_are_kept_for_an_hour(model, tmp_path):
+    page = Page(model, tmp_path)
+    old, new = page.new_folder(), page.new_folder()
+    os.utime(old, (time.time() - 3700, time.time() - 3700))
+    newest = page.new_folder()
+    assert set(tmp_path.iterdir()) == {new, newest}
 
 
 def test_a_port_in_use_is_one_sentence(model):

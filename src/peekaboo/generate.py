@@ -7,13 +7,13 @@ its colours from its transparency.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from peekaboo import consensus
+from peekaboo import consensus, sampling
 from peekaboo.alpha import Fourier, Raster, fitted
 from peekaboo.bilateral import no_blur
 from peekaboo.denoisers.base import Denoiser
@@ -39,12 +39,23 @@ class Draft:
     seconds: float
 
 
-def run(denoiser: Denoiser, prompt: str, size: tuple[int, int], settings: GenerateSettings) -> Iterator[Draft]:
+Cut = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""What finds the thing in a picture (3, H, W) in [0, 1]: its straight colours (3, H, W), and its alpha (H, W)."""
+
+
+def no_cut(colour: Tensor) -> tuple[Tensor, Tensor]:
+    """The whole picture is the thing: a `Cut` where there is none."""
+    return colour, torch.ones_like(colour[0])
+
+
+def run(
+    denoiser: Denoiser, prompt: str, size: tuple[int, int], settings: GenerateSettings, cut: Cut = no_cut
+) -> Iterator[Draft]:
     """Make a picture of the prompt, (H, W) = `size` at the model's scale. Yields a `Draft` after each step. Raises
     NumericalError, with the step's number, when a value is no number any more."""
     clock, total = time.perf_counter(), iterations(settings)
     embeddings = denoiser.encode_prompt([prompt, settings.negative_prompt])
-    for index, (colour, alpha) in enumerate(pictures(denoiser, embeddings, size, settings), start=1):
+    for index, (colour, alpha) in enumerate(pictures(denoiser, embeddings, size, settings, cut), start=1):
         if not (torch.isfinite(alpha).all() and torch.isfinite(colour).all()):
             raise NumericalError(
                 f"The generation broke down at step {index} of {total}: the picture is not a number any more; "
@@ -55,15 +66,24 @@ def run(denoiser: Denoiser, prompt: str, size: tuple[int, int], settings: Genera
 
 def iterations(settings: GenerateSettings) -> int:
     """How many drafts a run yields."""
-    return settings.steps + (settings.start_steps if settings.start == "consensus" else 0)
+    before = {"sample": settings.start_steps + 1, "consensus": settings.start_steps, "noise": 0}
+    return settings.steps + before[settings.start]
 
 
 def pictures(
-    denoiser: Denoiser, embeddings: Tensor, size: tuple[int, int], settings: GenerateSettings
+    denoiser: Denoiser, embeddings: Tensor, size: tuple[int, int], settings: GenerateSettings, cut: Cut = no_cut
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Straight colours (3, H, W) and alpha (H, W) after each step of the sampling, then of the descent."""
+    """Straight colours (3, H, W) and alpha (H, W) after each step of the sampling, of the cut, then of the descent."""
     generator = torch.Generator().manual_seed(settings.seed)
     s, start = settings, None
+    if s.start == "sample":
+        for colour in sampling.sample(
+            denoiser, embeddings[:1], embeddings[1:], size, s.start_steps, s.start_guidance, generator
+        ):
+            yield no_cut(colour)
+        colour, alpha = cut(colour)
+        start = torch.cat([colour, alpha[None]])
+        yield colour, alpha
     if s.start == "consensus":
         for premultiplied, alpha in consensus.sample(
             denoiser, embeddings[:1], embeddings[1:], size, s.start_steps, s.backgrounds, s.start_guidance, generator

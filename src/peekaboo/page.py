@@ -3,8 +3,11 @@ transparency, with one loaded model, one run at a time; what is written is what 
 
 from __future__ import annotations
 
+import os
+import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +22,7 @@ from peekaboo.generate import Draft
 from peekaboo.pipeline import Making, Peekaboo, Run, vocabulary_of
 from peekaboo.rgba import checkerboard, on, to_image
 from peekaboo.settings import GENERATE_PRESETS, PRESETS, Settings
+from peekaboo.settings import preset as make_preset
 
 try:
     import gradio as gr
@@ -139,8 +143,11 @@ class Page:
         self.stops.pop(request.session_hash or "", None)
 
     def new_folder(self) -> Path:
-        """A folder of its own for a file to download, so that the file can have a plain name."""
-        return Path(tempfile.mkdtemp(dir=self.folder))
+        """A folder of its own for a file to download, so that the file can have a plain name. Those that are `KEPT_SECONDS` old go."""
+        for old in self.folder.glob("result-*"):
+            if time.time() - old.stat().st_mtime > KEPT_SECONDS:
+                shutil.rmtree(old, ignore_errors=True)
+        return Path(tempfile.mkdtemp(prefix="result-", dir=self.folder))
 
 
 @contextmanager
@@ -148,8 +155,6 @@ def as_toasts(what: Path) -> Iterator[None]:
     """Errors are told in the page, in one sentence, the file they are about by its name alone."""
     try:
         yield
-    except GeneratorExit:
-        raise
     except Exception as error:  # libraries raise many kinds for one bad picture
         text = jobs.explain(what, error).replace(str(what), what.name)
         raise gr.Error(text, duration=None, print_exception=False) from error
@@ -231,7 +236,7 @@ def build_find(page: Page) -> None:
                 )
                 presence = gr.Slider(
                     0,
-                    1,
+                    0.95,
                     Settings().presence,
                     step=0.05,
                     label="Least score",
@@ -256,6 +261,7 @@ def build_find(page: Page) -> None:
                 interactive=False,
             )
             file = gr.DownloadButton("Download masks, alphas and cut-outs", interactive=False)
+    preset.change(lambda name: make_preset(name).presence, preset, presence, api_visibility="private")
     go.click(
         page.find,
         [image, prompts, preset, presence, seed, changes],
@@ -306,12 +312,26 @@ def build_make(page: Page) -> None:
 
 
 @contextmanager
+def gradio_files_in(folder: str) -> Iterator[None]:
+    """Meanwhile what Gradio begins keeps its files, uploads above all, in a folder, not in one for all."""
+    before = os.environ.get("GRADIO_TEMP_DIR")
+    os.environ["GRADIO_TEMP_DIR"] = folder
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["GRADIO_TEMP_DIR"]
+        else:
+            os.environ["GRADIO_TEMP_DIR"] = before
+
+
+@contextmanager
 def serving(model: Peekaboo, host: str, port: int | None, browser: bool = False) -> Iterator[str]:
     """Meanwhile the page is served at the URL that is given; its files are gone afterwards.
 
     port: None takes the first free one from 7860 on. Raises EngineError where it cannot be served there.
     """
-    with tempfile.TemporaryDirectory(prefix="peekaboo-ui-") as folder:
+    with tempfile.TemporaryDirectory(prefix="peekaboo-ui-") as folder, gradio_files_in(folder):
         blocks = build(Page(model, Path(folder)))
         try:
             _, url, _ = blocks.launch(

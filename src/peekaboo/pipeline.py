@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -152,7 +153,7 @@ class Peekaboo:
         base = preset if isinstance(preset, GenerateSettings) else generate_preset(preset)
         chosen = base.with_changes(**settings)
         check_letters(chosen.negative_prompt)
-        return Making(self.denoiser, text, check_size(height, width), chosen)
+        return Making(self.denoiser, text, check_size(height, width), chosen, self.companions)
 
     def generate(
         self,
@@ -334,9 +335,14 @@ class Making:
     """One generation under way. Iterate to work; stop at any time; `result` gives the picture so far."""
 
     def __init__(
-        self, denoiser: Denoiser, prompt: str, size: tuple[int, int] | None, settings: GenerateSettings
+        self,
+        denoiser: Denoiser,
+        prompt: str,
+        size: tuple[int, int] | None,
+        settings: GenerateSettings,
+        companions: Companions,
     ) -> None:
-        self.denoiser, self.prompt, self.settings = denoiser, prompt, settings
+        self.denoiser, self.prompt, self.settings, self.companions = denoiser, prompt, settings, companions
         side = round(denoiser.native_area**0.5)
         self.size: tuple[int, int] = size or (side, side)
         self.total = generate.iterations(settings)
@@ -348,7 +354,7 @@ class Making:
         self.last: Draft | None = None
 
     def __iter__(self) -> Iterator[Draft]:
-        drafts = generate.run(self.denoiser, self.prompt, self.model_size, self.settings)
+        drafts = generate.run(self.denoiser, self.prompt, self.model_size, self.settings, self.cut)
         while True:
             with recording():
                 draft = next(drafts, None)
@@ -356,6 +362,29 @@ class Making:
                 return
             self.last = draft
             yield draft
+
+    def cut(self, colour: Tensor) -> tuple[Tensor, Tensor]:
+        """The thing that the prompt names in a picture (3, H, W) in [0, 1], by its own mask: straight colours (3, H, W), alpha (H, W). All of the
+        picture, with a note, where nothing is told from the rest."""
+        rgb = np.array(to_image(*generate.no_cut(colour)).convert("RGB"))
+        found = Run(
+            self.denoiser,
+            Picture(rgb),
+            [self.prompt],
+            make_preset("default", presence=0.0, seed=self.settings.seed),
+            None,
+            self.companions,
+        )
+        for _ in found:
+            pass
+        result = found.result()
+        if not result.found[0]:
+            self.notes.append(
+                "What the prompt names could not be told from the rest of the picture; nothing was cut out."
+            )
+            return generate.no_cut(colour)
+        rgba = torch.from_numpy(np.array(result.cutout())).to(colour).permute(2, 0, 1) / 255
+        return rgba[:3], rgba[3]
 
     def result(self) -> Generation:
         """The picture after the last step that was done; before the first it is empty."""

@@ -198,7 +198,7 @@ def variant_changes(name: str) -> dict[str, Any]:
     return VARIANTS[name]
 
 
-Start = Literal["consensus", "noise"]
+Start = Literal["sample", "consensus", "noise"]
 
 
 @dataclass(frozen=True)
@@ -207,8 +207,9 @@ class GenerateSettings(Checked):
 
     preset: the name of what these began as, for the record; it sets nothing: `generate_preset` does.
     alpha: what holds the picture and its alpha, "raster" (four logits a pixel) or "fourier" (an MLP with four outputs).
-    start: "consensus" begins with a sample of the model's own on many backgrounds at once (`consensus.sample`), "noise" with
-    nothing, as the paper does. start_steps, start_guidance: that sample's denoising steps and guidance scale.
+    start: "sample" begins with a plain sample of the model's own, out of which the prompt's own mask cuts the thing (`sampling.sample`, then
+    a segmentation under the preset "default"); "consensus" with a sample on many backgrounds at once (`consensus.sample`), whose alpha may be
+    half transparent; "noise" with nothing, as the paper does. start_steps, start_guidance: that sample's denoising steps and guidance scale.
     steps: optimisation steps with the Peekaboo loss. backgrounds: random solid colours that every step, of either kind, blends
     with. estimator, draws, guidance_scale, t_min, t_max: see `Settings`.
     learning_rate: Adam's, for logits; for the weights of an MLP as it is.
@@ -219,8 +220,8 @@ class GenerateSettings(Checked):
 
     preset: str = "default"
     alpha: Alpha = "raster"
-    start: Start = "consensus"
-    start_steps: int = 20
+    start: Start = "sample"
+    start_steps: int = 30
     start_guidance: float = 5.0
     steps: int = 0
     backgrounds: int = 4
