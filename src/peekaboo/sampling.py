@@ -52,7 +52,8 @@ def make_scheduler(denoiser: Denoiser, steps: int) -> Any:
         trained_betas=betas.numpy(),
         prediction_type="epsilon",
         clip_sample=False,
-        timestep_spacing="trailing",
+        timestep_spacing="leading",  # nothing is asked where no signal is left, of which some schedules have a step
+        steps_offset=1,
     )
     scheduler.set_timesteps(steps)
     return scheduler
