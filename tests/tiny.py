@@ -69,6 +69,22 @@ def autoencoder(blocks: int = 3, latent_channels: int = 4, **config: Any) -> Any
     )
 
 
+def denoiser(sample_size: int | tuple[int, int] = 8, **config: Any) -> Any:
+    """A UNet2DConditionModel of two levels, the lower of which reads the prompt."""
+    from diffusers import UNet2DConditionModel
+
+    return UNet2DConditionModel(
+        sample_size=sample_size,
+        block_out_channels=(16, 32),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        layers_per_block=1,
+        attention_head_dim=2,
+        norm_num_groups=8,
+        **config,
+    )
+
+
 def diffusion(prediction_type: str = "epsilon") -> Any:
     """The scheduler of Stable Diffusion."""
     from diffusers import DDPMScheduler
@@ -87,25 +103,14 @@ def stable_diffusion(
     **unet: Any,
 ) -> Any:
     """A StableDiffusionPipeline of a few thousand parameters; `vae_blocks` 3 means four pixels per latent."""
-    from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+    from diffusers import StableDiffusionPipeline
 
     torch.manual_seed(0)
     words = tokenizer()
     text = clip_text(width)
     vae = autoencoder(vae_blocks, latent_channels)
-    network = UNet2DConditionModel(
-        sample_size=sample_size,
-        in_channels=in_channels or latent_channels,
-        out_channels=latent_channels,
-        block_out_channels=(16, 32),
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        layers_per_block=1,
-        cross_attention_dim=width,
-        attention_head_dim=2,
-        norm_num_groups=8,
-        **unet,
-    )
+    channels = {"in_channels": in_channels or latent_channels, "out_channels": latent_channels}
+    network = denoiser(sample_size=sample_size, cross_attention_dim=width, **channels, **unet)
     pipe = StableDiffusionPipeline(
         vae=vae,
         text_encoder=text,
@@ -122,22 +127,11 @@ def stable_diffusion(
 
 def stable_diffusion_xl(**unet: Any) -> Any:
     """A StableDiffusionXLPipeline of a few thousand parameters."""
-    from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
+    from diffusers import StableDiffusionXLPipeline
 
     torch.manual_seed(0)
     sizes = {"addition_time_embed_dim": 8, "projection_class_embeddings_input_dim": 6 * 8 + 24}
-    network = UNet2DConditionModel(
-        sample_size=8,
-        block_out_channels=(16, 32),
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        layers_per_block=1,
-        cross_attention_dim=16 + 24,
-        attention_head_dim=2,
-        norm_num_groups=8,
-        addition_embed_type="text_time",
-        **{**sizes, **unet},
-    )
+    network = denoiser(cross_attention_dim=16 + 24, addition_embed_type="text_time", **{**sizes, **unet})
     pipe = StableDiffusionXLPipeline(
         vae=autoencoder(),
         text_encoder=clip_text(16),

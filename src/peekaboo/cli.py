@@ -13,7 +13,20 @@ from peekaboo.cli_batch import segment_on
 from peekaboo.cli_evaluate import evaluate
 from peekaboo.cli_generate import generate
 from peekaboo.cli_ui import ui
-from peekaboo.console import ADDRESS, DONE, ENGINE, SOME_FAILED, WORKERS, WRONG_USAGE, Dtype, Engine, Report
+from peekaboo.console import (
+    ADDRESS,
+    DEVICE,
+    DONE,
+    DTYPE,
+    ENGINE,
+    MODEL,
+    SOME_FAILED,
+    WORKERS,
+    WRONG_USAGE,
+    Dtype,
+    Engine,
+    Report,
+)
 from peekaboo.errors import PeekabooError
 
 app = typer.Typer(
@@ -67,10 +80,7 @@ def segment(
         typer.Option("--prompt", "-p", help="What to find; repeat it for several in one joint run."),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder for the results.")] = Path("peekaboo-out"),
-    model: Annotated[
-        str,
-        typer.Option("--model", "-m", help="'bundled', a diffusers folder, a .safetensors file, or a Hub id."),
-    ] = "bundled",
+    model: Annotated[str, MODEL] = "bundled",
     preset: Annotated[
         Preset, typer.Option(help="'paper' is the method of arXiv 2211.13224, 'draft' the first map alone.")
     ] = Preset.default,
@@ -95,8 +105,8 @@ def segment(
     clip_model: Annotated[
         str | None, typer.Option(help="The image-text model of the variant clip, a Hub id or a folder.")
     ] = None,
-    device: Annotated[str, typer.Option(help="'auto', 'cpu', 'cuda', 'mps' … auto takes the best there is.")] = "auto",
-    dtype: Annotated[Dtype, typer.Option(help="Precision of the model; auto fits the device.")] = Dtype.auto,
+    device: Annotated[str, DEVICE] = "auto",
+    dtype: Annotated[Dtype, DTYPE] = Dtype.auto,
     engine: Annotated[Engine, ENGINE] = Engine.local,
     address: Annotated[str | None, ADDRESS] = None,
     workers: Annotated[int | None, WORKERS] = None,

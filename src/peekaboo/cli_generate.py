@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from peekaboo.console import DONE, SOME_FAILED, WRONG_USAGE, Dtype, Report
+from peekaboo.console import DEVICE, DONE, DTYPE, MODEL, SOME_FAILED, WRONG_USAGE, Dtype, Report
 from peekaboo.errors import PeekabooError
 
 if TYPE_CHECKING:
@@ -29,10 +29,7 @@ class Preset(StrEnum):
 def generate(
     prompt: Annotated[str, typer.Argument(help="What to make.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The picture, .png or .webp.")],
-    model: Annotated[
-        str,
-        typer.Option("--model", "-m", help="'bundled', a diffusers folder, a .safetensors file, or a Hub id."),
-    ] = "bundled",
+    model: Annotated[str, MODEL] = "bundled",
     preset: Annotated[Preset, typer.Option(help="'paper' is the way of arXiv 2211.13224.")] = Preset.default,
     height: Annotated[int | None, typer.Option(help="Pixels; the model's own side unless given.")] = None,
     width: Annotated[int | None, typer.Option(help="Pixels.")] = None,
@@ -42,8 +39,8 @@ def generate(
         list[str],
         typer.Option("--set", metavar="NAME=VALUE", help="Change any setting (peekaboo.GenerateSettings); repeatable."),
     ] = [],  # noqa: B006
-    device: Annotated[str, typer.Option(help="'auto', 'cpu', 'cuda', 'mps' … auto takes the best there is.")] = "auto",
-    dtype: Annotated[Dtype, typer.Option(help="Precision of the model; auto fits the device.")] = Dtype.auto,
+    device: Annotated[str, DEVICE] = "auto",
+    dtype: Annotated[Dtype, DTYPE] = Dtype.auto,
     preview: Annotated[bool, typer.Option("--preview", help="Show the picture so far in OUT, every second.")] = False,
     timelapse: Annotated[Path | None, typer.Option(help="Also write an animation, .webp.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,

@@ -7,15 +7,12 @@ from typing import Annotated
 
 import typer
 
-from peekaboo.console import DONE, WRONG_USAGE, Dtype, Report
+from peekaboo.console import DEVICE, DONE, DTYPE, MODEL, WRONG_USAGE, Dtype, Report
 from peekaboo.errors import PeekabooError
 
 
 def ui(
-    model: Annotated[
-        str,
-        typer.Option("--model", "-m", help="'bundled', a diffusers folder, a .safetensors file, or a Hub id."),
-    ] = "bundled",
+    model: Annotated[str, MODEL] = "bundled",
     host: Annotated[
         str, typer.Option(help="Where it listens; 0.0.0.0 lets other machines in, with no password.")
     ] = "127.0.0.1",
@@ -23,8 +20,8 @@ def ui(
         int | None, typer.Option(min=1, max=65535, help="The first free one from 7860 on, unless given.")
     ] = None,
     browser: Annotated[bool, typer.Option("--browser", help="Open it in a browser.")] = False,
-    device: Annotated[str, typer.Option(help="'auto', 'cpu', 'cuda', 'mps' … auto takes the best there is.")] = "auto",
-    dtype: Annotated[Dtype, typer.Option(help="Precision of the model; auto fits the device.")] = Dtype.auto,
+    device: Annotated[str, DEVICE] = "auto",
+    dtype: Annotated[Dtype, DTYPE] = Dtype.auto,
 ) -> None:
     """Serve a web page that finds things in pictures, and makes pictures with transparency."""
     report = Report(quiet=False)

@@ -91,8 +91,7 @@ def sample(
     for fraction in torch.linspace(T_FIRST, T_LAST, steps):
         t = torch.full((backgrounds,), round(float(fraction) * denoiser.timesteps), device=device)
         noisy = denoiser.add_noise(latents, noise, t)
-        prompt, empty = denoiser.predict(torch.cat([noisy, noisy]), torch.cat([t, t]), conditions).chunk(2)
-        guided = empty + guidance_scale * (prompt - empty)
+        guided = distill.predict_guided(denoiser, noisy, t, conditions, guidance_scale)
         signal, spread = denoiser.alphas_cumprod[t[0]].sqrt(), (1 - denoiser.alphas_cumprod[t[0]]).sqrt()
         guesses = denoiser.decode((noisy - spread * guided) / signal)
         raw, opacity = triangulate(guesses.float(), colours)

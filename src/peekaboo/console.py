@@ -39,6 +39,9 @@ class Engine(StrEnum):
     ray = "ray"
 
 
+MODEL = typer.Option("--model", "-m", help="'bundled', a diffusers folder, a .safetensors file, or a Hub id.")
+DEVICE = typer.Option(help="'auto', 'cpu', 'cuda', 'mps' … auto takes the best there is.")
+DTYPE = typer.Option(help="Precision of the model; auto fits the device.")
 ENGINE = typer.Option(help="'ray' spreads the pictures over the machines of a Ray cluster (see --address).")
 ADDRESS = typer.Option(
     help="Of the Ray cluster, HOST:PORT or 'auto'; unless given, $RAY_ADDRESS, or this machine alone."

@@ -99,6 +99,13 @@ def predict(
     )
 
 
+def predict_guided(denoiser: Denoiser, noisy: Tensor, t: Tensor, conditions: Tensor, scale: float) -> Tensor:
+    """ε̂ (K, C, h, w), guided, of K noised latents at t (K,), which samplers follow. conditions: (2K, tokens, width), the prompts', then what
+    guidance leads away from."""
+    prompt, empty = denoiser.predict(torch.cat([noisy, noisy]), torch.cat([t, t]), conditions).chunk(2)
+    return empty + scale * (prompt - empty)
+
+
 def weight(alpha_bar: Tensor) -> Tensor:
     r"""DreamFusion's w(t) = 1 − ᾱ_t (arXiv 2209.14988), shaped (D, 1, 1, 1, 1)."""
     return (1 - alpha_bar).view(-1, 1, 1, 1, 1)

@@ -214,6 +214,13 @@ def build(page: Page) -> gr.Blocks:
     return blocks
 
 
+def build_settings(example: str) -> tuple[gr.Number, gr.Textbox]:
+    """What both tabs take beside a preset: a seed, and any setting, of which the example is one."""
+    seed = gr.Number(0, label="Seed", precision=0, minimum=0)
+    label, info = "Any other setting", "NAME=VALUE, one a line, as --set has it"
+    return seed, gr.Textbox(label=label, info=info, placeholder=example, lines=2)
+
+
 def build_find(page: Page) -> None:
     """The tab that segments a picture."""
     with gr.Row():
@@ -242,13 +249,7 @@ def build_find(page: Page) -> None:
                     label="Least score",
                     info="what scores below is not found; 0 finds everything",
                 )
-                seed = gr.Number(0, label="Seed", precision=0, minimum=0)
-                changes = gr.Textbox(
-                    label="Any other setting",
-                    info="NAME=VALUE, one a line, as --set has it",
-                    placeholder="threshold=0.4",
-                    lines=2,
-                )
+                seed, changes = build_settings("threshold=0.4")
         with gr.Column():
             view = gr.Image(label="Found", interactive=False, format="png", height=360)
             said = gr.Markdown()
@@ -290,13 +291,7 @@ def build_make(page: Page) -> None:
                     label="Preset",
                     info="paper: optimised from nothing, slowly",
                 )
-                seed = gr.Number(0, label="Seed", precision=0, minimum=0)
-                changes = gr.Textbox(
-                    label="Any other setting",
-                    info="NAME=VALUE, one a line, as --set has it",
-                    placeholder="start_guidance=5",
-                    lines=2,
-                )
+                seed, changes = build_settings("start_guidance=5")
         with gr.Column():
             view = gr.Image(label="Made, on checks", interactive=False, format="png", height=420)
             said = gr.Markdown()

@@ -32,9 +32,7 @@ def sample(
     like = denoiser.encode(torch.zeros(1, 3, *size, device=denoiser.device))
     latents = distill.draw_noise(1, like, generator)[0].to(like)
     for step in scheduler.timesteps:
-        t = step.to(denoiser.device).expand(2)
-        prompt, empty = denoiser.predict(latents.expand(2, -1, -1, -1), t, conditions).chunk(2)
-        guided = empty + guidance_scale * (prompt - empty)
+        guided = distill.predict_guided(denoiser, latents, step.to(denoiser.device)[None], conditions, guidance_scale)
         made = scheduler.step(guided, step, latents, generator=generator)
         latents = made.prev_sample.to(like)
         yield denoiser.decode(latents if step == scheduler.timesteps[-1] else made.pred_original_sample)[0].float()
