@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from peekaboo.console import ADDRESS, DONE, ENGINE, SOME_FAILED, WORKERS, WRONG_USAGE, Dtype, Engine, Report
+from peekaboo.console import (
+    ADDRESS,
+    DEVICE,
+    DONE,
+    DTYPE,
+    ENGINE,
+    SOME_FAILED,
+    WORKERS,
+    WRONG_USAGE,
+    Dtype,
+    Engine,
+    Report,
+)
 from peekaboo.errors import PeekabooError
 
 if TYPE_CHECKING:
@@ -72,8 +84,8 @@ def evaluate(
         typer.Option("--set", metavar="NAME=VALUE", help="Change any setting, or a baseline's option; repeatable."),
     ] = [],  # noqa: B006
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first samples; a later run can go on.")] = None,
-    device: Annotated[str, typer.Option(help="'auto', 'cpu', 'cuda', 'mps' … auto takes the best there is.")] = "auto",
-    dtype: Annotated[Dtype, typer.Option(help="Precision of the model; auto fits the device.")] = Dtype.auto,
+    device: Annotated[str, DEVICE] = "auto",
+    dtype: Annotated[Dtype, DTYPE] = Dtype.auto,
     engine: Annotated[Engine, ENGINE] = Engine.local,
     address: Annotated[str | None, ADDRESS] = None,
     workers: Annotated[int | None, WORKERS] = None,
